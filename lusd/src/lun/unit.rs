@@ -1,0 +1,99 @@
+//! A logical unit as this daemon knows it: what SCSI says of it, its gate, and its backend while this daemon owns it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use arc_swap::{ArcSwapOption, Guard};
+use lus_map::LuId;
+use lusd_scsi::{AccessState, LogicalUnit};
+use tokio::sync::Notify;
+use tracing::error;
+
+use super::backend::Backend;
+use super::gate::{Gate, LuEpoch};
+
+/// See the module's text. Shared by all shards; nothing on the path of a read or a write locks it.
+pub struct Unit {
+    /// Stable identity, from the map.
+    pub id: LuId,
+    /// `POOL/IMAGE`, `ram:NAME` or `null:NAME`.
+    pub name: String,
+    /// The device server's view of it.
+    pub scsi: LogicalUnit,
+    /// What every block operation passes twice.
+    pub gate: Gate,
+    backend: ArcSwapOption<Backend>,
+    /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are not answered.
+    reset_generation: AtomicU64,
+    lost: Notify,
+}
+
+impl Unit {
+    /// A unit that is not served yet; `shards` as for [`Gate::new`].
+    pub fn new(id: LuId, name: String, scsi: LogicalUnit, shards: usize) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            name,
+            scsi,
+            gate: Gate::new(shards),
+            backend: ArcSwapOption::empty(),
+            reset_generation: AtomicU64::new(0),
+            lost: Notify::new(),
+        })
+    }
+
+    /// Starts to serve under `epoch`. The caller holds the LU: fenced, lock acquired and checked.
+    pub fn serve(&self, epoch: LuEpoch, backend: Arc<Backend>) {
+        self.backend.store(Some(backend));
+        self.scsi.set_access(AccessState::Serving);
+        self.gate.open(epoch);
+    }
+
+    /// Stops in order: shuts the gate, lets what is inside end and be answered, and hands the backend back.
+    pub async fn stop(&self, access: AccessState) -> Option<Arc<Backend>> {
+        self.scsi.set_access(access);
+        self.gate.shut();
+        self.gate.drained().await;
+        self.backend.swap(None)
+    }
+
+    /// The LU was lost under `epoch`: nothing that is inside is answered any more. Idempotent, from any thread.
+    pub fn lost(&self, epoch: LuEpoch, unknown: bool) {
+        if self.gate.epoch() != epoch || !self.gate.is_serving() {
+            return;
+        }
+        error!(lu = %self.name, epoch = epoch.0, unknown, "lost: its sessions with commands in flight are reset");
+        self.scsi.set_access(AccessState::NotOwner);
+        self.gate.revoke();
+        self.lost.notify_one();
+    }
+
+    /// Waits for [`Unit::lost`].
+    pub async fn until_lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// The backend, while this daemon serves the LU.
+    #[inline]
+    pub fn backend(&self) -> Option<Guard<Option<Arc<Backend>>>> {
+        let guard = self.backend.load();
+        guard.is_some().then_some(guard)
+    }
+
+    /// The current reset generation.
+    #[inline]
+    pub fn reset_generation(&self) -> u64 {
+        self.reset_generation.load(SeqCst)
+    }
+
+    /// Ends every task of the unit without an answer, as far as their nexus is not told otherwise.
+    pub fn raise_reset_generation(&self) -> u64 {
+        self.reset_generation.fetch_add(1, SeqCst) + 1
+    }
+}
+
+impl std::fmt::Debug for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unit").field("id", &self.id).field("name", &self.name).field("gate", &self.gate).finish()
+    }
+}

@@ -1,0 +1,431 @@
+//! A shard: one thread with its own single-threaded runtime, and all that lives on it: connections, their tasks, and the
+//! completion queue that librbd's callbacks push to.
+//!
+//! ```text
+//!   accept ──Accepted──► shard thread ──spawn_local──► connection task ◄──Outcome── reactor ◄──eventfd── CompletionQueue ◄── librbd
+//! ```
+//!
+//! Nothing here is shared with another shard but the logical units (atomics) and the session registry (rare).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::TcpStream as StdTcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use bytes::Bytes;
+use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
+use slab::Slab;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc};
+use tracing::{debug, error};
+
+use super::connection;
+use super::memory::Charge;
+use crate::lun::backend::{BackendError, Primitive, Submitted};
+use crate::lun::gate::{Permit, Refused, Verdict};
+use crate::lun::unit::Unit;
+use crate::service::Service;
+
+/// Connections that wait to be taken over by one shard; beyond it the accept loop waits.
+const ACCEPT_QUEUE: usize = 256;
+
+/// What the rest of the daemon holds of a shard.
+pub struct ShardHandle {
+    accepted: mpsc::Sender<StdTcpStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ShardHandle {
+    /// Starts shard `index`. It ends when the handle is dropped and its connections have ended.
+    pub fn start(index: usize, service: Arc<Service>) -> anyhow::Result<Self> {
+        let queue = CompletionQueue::new().context("cannot create a completion queue (eventfd)")?;
+        let (accepted, incoming) = mpsc::channel(ACCEPT_QUEUE);
+        let thread = std::thread::Builder::new()
+            .name(format!("lus-shard-{index}"))
+            .spawn(move || run(index, service, queue, incoming))
+            .context("cannot start a shard thread")?;
+        Ok(Self { accepted, thread: Some(thread) })
+    }
+
+    /// Hands a connection over.
+    pub async fn accept(&self, stream: StdTcpStream) {
+        if self.accepted.send(stream).await.is_err() {
+            error!("a shard has ended; its connection is dropped");
+        }
+    }
+
+    /// Tells the shard that no more connections come and waits, on the calling thread, until those it has are gone.
+    pub fn join(mut self) {
+        let thread = self.thread.take();
+        drop(self);
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            error!("a shard thread panicked");
+        }
+    }
+}
+
+fn run(
+    index: usize,
+    service: Arc<Service>,
+    queue: Arc<CompletionQueue>,
+    mut incoming: mpsc::Receiver<StdTcpStream>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(err) => return error!(%err, "cannot start a shard's runtime"),
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let shard = Rc::new(Shard {
+            index,
+            service,
+            queue,
+            ops: RefCell::new(Slab::new()),
+            connections: Cell::new(0),
+            idle: Notify::new(),
+        });
+        let reactor = tokio::task::spawn_local(reactor(shard.clone()));
+        while let Some(stream) = incoming.recv().await {
+            shard.connections.set(shard.connections.get() + 1);
+            let shard = shard.clone();
+            tokio::task::spawn_local(async move {
+                connection::serve(&shard, stream).await;
+                shard.connections.set(shard.connections.get() - 1);
+                shard.idle.notify_one();
+            });
+        }
+        while shard.connections.get() > 0 {
+            shard.idle.notified().await;
+        }
+        reactor.abort();
+    });
+}
+
+/// Sleeps on the queue's eventfd and hands completions to the connections that wait for them.
+async fn reactor(shard: Rc<Shard>) {
+    let fd = match AsyncFd::new(shard.queue.clone()) {
+        Ok(fd) => fd,
+        Err(err) => return error!(%err, "cannot watch a completion queue"),
+    };
+    loop {
+        shard.queue.drain(|completed| shard.complete(completed));
+        if !shard.queue.prepare_sleep() {
+            continue;
+        }
+        match fd.readable().await {
+            Ok(mut ready) => {
+                shard.queue.woken();
+                ready.clear_ready();
+            }
+            Err(err) => return error!(%err, "cannot wait for a completion queue"),
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// For a read with its data.
+    Done(Result<Bytes, BackendError>),
+    /// A compare found a difference.
+    Miscompare {
+        /// First byte that differs, from the start of the comparison.
+        offset: usize,
+    },
+    /// The LU was lost meanwhile: no answer; the session is to be reset.
+    Revoked,
+    /// A task management function of another nexus ended the task: no answer.
+    Aborted,
+}
+
+/// What an operation does with its data.
+pub enum Work {
+    /// The primitive's own result is the outcome.
+    Plain(Primitive),
+    /// Several primitives of the same command (the ranges of an UNMAP): all must succeed.
+    All(Vec<Primitive>),
+    /// Read, then compare with `expected`.
+    Compare {
+        /// First byte.
+        offset: u64,
+        /// What should be there.
+        expected: Bytes,
+    },
+    /// Write, then read back and compare.
+    WriteAndVerify {
+        /// First byte.
+        offset: u64,
+        /// What is written.
+        data: Bytes,
+    },
+}
+
+impl Work {
+    /// Bytes that a buffer for reading needs beside the data that came with the command.
+    pub fn read_bytes(&self) -> usize {
+        match self {
+            Self::Plain(Primitive::Read { len, .. }) => *len,
+            Self::Compare { expected, .. } => expected.len(),
+            Self::WriteAndVerify { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// An operation between the two passages of the gate.
+struct Op {
+    unit: Arc<Unit>,
+    permit: Permit,
+    reset_generation: u64,
+    inbox: Rc<Inbox>,
+    tag: u32,
+    charge: Option<Charge>,
+    /// Primitives that have not ended.
+    left: u32,
+    error: Option<BackendError>,
+    then: Then,
+}
+
+/// What follows when the primitives that are under way have ended.
+enum Then {
+    Answer,
+    Compare(Bytes),
+    ReadBack { offset: u64, data: Bytes },
+}
+
+/// What became of [`Shard::start`].
+pub enum Started {
+    /// Ended at once.
+    Done(Outcome),
+    /// The outcome comes by the inbox.
+    Pending,
+    /// A barrier is held: try again when woken. The work comes back whole.
+    Held(Work, Option<Charge>),
+    /// The LU is not served here (any more).
+    Shut,
+}
+
+/// Where a connection finds the outcomes of its operations. It outlives the connection while operations are in flight.
+pub struct Inbox {
+    outcomes: RefCell<VecDeque<(u32, Outcome)>>,
+    /// Woken for outcomes, and by whoever else wants the connection's attention.
+    pub notify: Arc<Notify>,
+    in_flight: Cell<usize>,
+    closed: Cell<bool>,
+}
+
+impl Inbox {
+    /// An inbox whose owner sleeps on `notify`.
+    pub fn new(notify: Arc<Notify>) -> Rc<Self> {
+        Rc::new(Self {
+            outcomes: RefCell::new(VecDeque::new()),
+            notify,
+            in_flight: Cell::new(0),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// The next outcome: the task's tag and how it ended.
+    pub fn pop(&self) -> Option<(u32, Outcome)> {
+        self.outcomes.borrow_mut().pop_front()
+    }
+
+    /// Operations that have not ended.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// From now on outcomes are dropped as they come.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.outcomes.borrow_mut().clear();
+    }
+
+    fn push(&self, tag: u32, outcome: Outcome) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        if self.closed.get() {
+            if self.in_flight.get() == 0 {
+                self.notify.notify_one();
+            }
+            return;
+        }
+        self.outcomes.borrow_mut().push_back((tag, outcome));
+        self.notify.notify_one();
+    }
+}
+
+/// What lives on one shard's thread.
+pub struct Shard {
+    /// From 0; the gate's counters are indexed by it.
+    pub index: usize,
+    /// The daemon.
+    pub service: Arc<Service>,
+    queue: Arc<CompletionQueue>,
+    ops: RefCell<Slab<Op>>,
+    connections: Cell<usize>,
+    idle: Notify,
+}
+
+impl Shard {
+    /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
+    pub fn start(
+        &self,
+        unit: &Arc<Unit>,
+        work: Work,
+        charge: Option<Charge>,
+        inbox: &Rc<Inbox>,
+        tag: u32,
+    ) -> Started {
+        let reset_generation = unit.reset_generation();
+        let permit = match unit.gate.enter(self.index) {
+            Ok(permit) => permit,
+            Err(Refused::Held) => return Started::Held(work, charge),
+            Err(Refused::Shut) => return Started::Shut,
+        };
+        let mut parts: smallvec::SmallVec<[Primitive; 1]> = smallvec::SmallVec::new();
+        let then = match work {
+            Work::Plain(primitive) => {
+                parts.push(primitive);
+                Then::Answer
+            }
+            Work::All(primitives) => {
+                parts.extend(primitives);
+                Then::Answer
+            }
+            Work::Compare { offset, expected } => {
+                parts.push(Primitive::Read { offset, len: expected.len() });
+                Then::Compare(expected)
+            }
+            Work::WriteAndVerify { offset, data } => {
+                parts.push(Primitive::Write { offset, data: data.clone() });
+                Then::ReadBack { offset, data }
+            }
+        };
+        let op = Op {
+            unit: unit.clone(),
+            permit,
+            reset_generation,
+            inbox: inbox.clone(),
+            tag,
+            charge,
+            left: 0,
+            error: None,
+            then,
+        };
+        match self.submit(op, parts) {
+            Some(outcome) => Started::Done(outcome),
+            None => {
+                inbox.in_flight.set(inbox.in_flight.get() + 1);
+                Started::Pending
+            }
+        }
+    }
+
+    /// Submits `parts` of `op`; returns the outcome when all has ended at once.
+    fn submit(&self, mut op: Op, parts: impl IntoIterator<Item = Primitive>) -> Option<Outcome> {
+        let Some(backend) = op.unit.backend() else {
+            op.error = Some(BackendError::Lost);
+            return Some(self.finish(op, Bytes::new()));
+        };
+        // The slot is reserved first: a completion may be pushed before submit returns (it is drained later, on this thread).
+        let token = self.ops.borrow().vacant_key();
+        let mut data = Bytes::new();
+        for part in parts {
+            match backend.submit(&self.queue, part, token as u64) {
+                Submitted::Pending => op.left += 1,
+                Submitted::Done(Ok(bytes)) => data = bytes,
+                Submitted::Done(Err(err)) => op.error = worse(op.error, err),
+            }
+        }
+        if op.left > 0 {
+            let slot = self.ops.borrow_mut().insert(op);
+            assert_eq!(slot, token, "the slot changed while an operation was submitted");
+            return None;
+        }
+        self.next(op, data)
+    }
+
+    /// All primitives under way have ended: go on, or finish.
+    fn next(&self, mut op: Op, data: Bytes) -> Option<Outcome> {
+        if op.error.is_none()
+            && let Then::ReadBack { offset, data } = std::mem::replace(&mut op.then, Then::Answer)
+        {
+            let len = data.len();
+            op.then = Then::Compare(data);
+            return self.submit(op, [Primitive::Read { offset, len }]);
+        }
+        Some(self.finish(op, data))
+    }
+
+    /// Second passage of the gate.
+    fn finish(&self, op: Op, data: Bytes) -> Outcome {
+        let lost = matches!(op.error, Some(BackendError::Lost | BackendError::Unknown));
+        if lost {
+            // Before anyone is told: what else is inside must not be answered either.
+            op.unit.lost(op.permit.epoch(), op.error == Some(BackendError::Unknown));
+        }
+        let reset = op.unit.reset_generation() != op.reset_generation;
+        match op.unit.gate.leave(op.permit) {
+            Verdict::Revoked => return Outcome::Revoked,
+            Verdict::Answer if lost => return Outcome::Revoked,
+            Verdict::Answer if reset => return Outcome::Aborted,
+            Verdict::Answer => {}
+        }
+        if let Some(err) = op.error {
+            return Outcome::Done(Err(err));
+        }
+        match op.then {
+            Then::Compare(expected) => match expected.iter().zip(data.iter()).position(|(a, b)| a != b) {
+                Some(offset) => Outcome::Miscompare { offset },
+                None => Outcome::Done(Ok(Bytes::new())),
+            },
+            Then::Answer | Then::ReadBack { .. } => Outcome::Done(Ok(match (op.charge, data.is_empty()) {
+                // What was read gives its memory back when it has been sent.
+                (Some(charge), false) => charge.attach(data),
+                _ => data,
+            })),
+        }
+    }
+
+    fn complete(&self, completed: Completed) {
+        let token = completed.token as usize;
+        let mut ops = self.ops.borrow_mut();
+        let op = ops.get_mut(token).expect("librbd completed an operation that was never submitted");
+        op.left -= 1;
+        if let Err(errno) = completed.result {
+            debug!(unit = %op.unit.name, %errno, "librbd reports an error");
+            op.error = worse(op.error, BackendError::from_errno(errno));
+        }
+        if op.left > 0 {
+            return;
+        }
+        let op = ops.remove(token);
+        drop(ops);
+        let data = match completed.buffers {
+            OpBuffers::Read(data) => data.freeze(),
+            _ => Bytes::new(),
+        };
+        let (inbox, tag) = (op.inbox.clone(), op.tag);
+        if let Some(outcome) = self.next(op, data) {
+            inbox.push(tag, outcome);
+        }
+    }
+}
+
+/// Of two errors, the one that forbids more.
+fn worse(a: Option<BackendError>, b: BackendError) -> Option<BackendError> {
+    let rank = |err: BackendError| match err {
+        BackendError::Lost => 4,
+        BackendError::Unknown => 3,
+        BackendError::Medium => 2,
+        BackendError::NoSpace => 1,
+        BackendError::Refused => 0,
+    };
+    Some(match a {
+        Some(a) if rank(a) >= rank(b) => a,
+        _ => b,
+    })
+}

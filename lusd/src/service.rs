@@ -1,0 +1,86 @@
+//! What all connections of the daemon share: limits, data memory, the sessions, and the view of the map.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::net::memory::DataMemory;
+use crate::target::sessions::Sessions;
+use crate::target::view::View;
+
+/// Bounds of the data path. Each can be set; see `lusd --help`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Data memory of the daemon, bytes.
+    pub data_memory: usize,
+    /// Data memory of one connection, bytes.
+    pub connection_memory: usize,
+    /// Connections at the same time; one more is closed at accept.
+    pub connections: usize,
+    /// A connection whose peer takes nothing of a pending answer for this long is reset.
+    pub send_timeout: Duration,
+    /// What iSCSI negotiates and bounds.
+    pub iscsi: Arc<lusd_iscsi::Config>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            data_memory: 1 << 30,
+            connection_memory: 32 << 20,
+            connections: 4096,
+            send_timeout: Duration::from_secs(30),
+            iscsi: Arc::default(),
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Service {
+    /// Bounds.
+    pub limits: Limits,
+    /// Data memory of all connections.
+    pub memory: Arc<DataMemory>,
+    /// Sessions and connections.
+    pub sessions: Sessions,
+    /// Shards, as the gates count them.
+    pub shards: usize,
+    view: ArcSwap<View>,
+    generation: AtomicU64,
+}
+
+impl Service {
+    /// A service that shows nothing yet.
+    pub fn new(limits: Limits, shards: usize) -> Arc<Self> {
+        Arc::new(Self {
+            memory: DataMemory::new(limits.data_memory),
+            limits,
+            sessions: Sessions::default(),
+            shards,
+            view: ArcSwap::from_pointee(View::default()),
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// The current view.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The generation of the current view: one load, for the start of each round of a connection.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    /// Replaces the view and wakes every connection. Its generation is set here.
+    pub fn publish(&self, mut view: View) {
+        view.generation = self.generation() + 1;
+        let generation = view.generation;
+        self.view.store(Arc::new(view));
+        self.generation.store(generation, SeqCst);
+        self.sessions.wake_all();
+    }
+}
