@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import struct
@@ -26,6 +27,9 @@ import uuid
 import procs
 import ui
 from ui import Failure, progress
+
+# A checkout's own cluster, where no --dir is given.
+DEFAULT_DIR = pathlib.Path(__file__).resolve().parents[2] / "target" / "vstart"
 
 PORT_STEP = 100
 PORT_BASE = 13200
@@ -149,6 +153,25 @@ class Cluster:
         port = self.state["port_base"] + PORT_PORTALS + ord(name[4]) - ord("a")
         return f"{self.state['listen']}:{port}"
 
+    def argv(self, name):
+        """The command line with which a daemon was last started; None if it never was."""
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.dir / "run" / f"{name}.argv").read_text())
+
+    def ceph_args(self):
+        """CEPH_ARGS for Ceph's tools, beside CEPH_CONF."""
+        return f"--name client.admin --keyring {self.keyring}"
+
+    def is_default(self):
+        """Whether commands find it without --dir."""
+        return self.dir == DEFAULT_DIR
+
+    def health(self):
+        """Ceph's own word on itself; None where the monitor does not run."""
+        if not self.process("mon.a").pid():
+            return None
+        return self.command(self.rados(), "health")["status"]
+
     def mon_port(self):
         """The monitor's port."""
         return self.state["port_base"]
@@ -180,12 +203,17 @@ class Cluster:
 
     # up
 
-    def prepare(self, osds, lusds, port_base, osd_size, listen, pools):
+    def prepare(self, osds, lusds, port_base, osd_size, listen, pools, profile):
         """Writes down what is wanted (None: as it was, or the default) and makes keys and configuration. Starts nothing."""
         if len(str(self.dir)) > MAX_DIR:
             raise Failure(
                 f"{self.dir} is too long: {len(str(self.dir))} characters; a Unix socket's path below it allows {MAX_DIR}",
                 "give a shorter one, for example: --dir /tmp/lus",
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_./+@~=-]+", str(self.dir)):
+            raise Failure(
+                f"{self.dir} has characters that Ceph's configuration cannot carry",
+                "give a --dir of letters, digits and _ . / + @ ~ = -",
             )
         if self.state is None:
             strangers = [entry.name for entry in self.dir.iterdir() if entry.name != ".lock"]
@@ -193,6 +221,7 @@ class Cluster:
                 raise Failure(f"{self.dir} is not empty and not a cluster of vstart's", "give another --dir, or empty it")
             self._check_disk(osds or 1)
             self.state = {"fsid": str(uuid.uuid4()), "osds": 0, "lusds": 0, "listen": "127.0.0.1", "pools": []}
+            self.state["profile"] = "release"
             self.state["osd_size"] = osd_size or 16 << 30
             self.state["port_base"] = self._free_base(port_base or PORT_BASE)
             progress("cluster", f"new in {self.dir}, ports from {self.state['port_base']}")
@@ -208,6 +237,7 @@ class Cluster:
         if osd_size and osd_size != self.state["osd_size"]:
             progress("cluster", f"OSDs that exist keep their size; new ones get {ui.size(osd_size)}")
             self.state["osd_size"] = osd_size
+        self.state["profile"] = profile or self.state["profile"]
         if listen:
             self.state["listen"] = listen
         self.state["pools"] = sorted({*self.state["pools"], *pools})

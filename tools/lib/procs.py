@@ -4,6 +4,7 @@ A process is recorded by the process itself, before it becomes the daemon: boot 
 (boot, pid, start time) never come twice, so a recycled pid is never mistaken for the daemon.
 """
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -50,7 +51,7 @@ class Process:
         self.child = None
 
     def start(self, argv):
-        """Starts it detached from the terminal; the caller knows that it does not run."""
+        """Starts it detached from the terminal and returns when it is on record; the caller knows that it does not run."""
         self.record.unlink(missing_ok=True)
         with open(self.output, "ab") as output:
             self.child = subprocess.Popen(
@@ -62,6 +63,13 @@ class Process:
                 start_new_session=True,
                 cwd="/",
             )
+        while self.child.poll() is None and not self._recorded():
+            time.sleep(0.001)
+
+    def _recorded(self):
+        with contextlib.suppress(FileNotFoundError):
+            return self.record.read_text().endswith("\n")
+        return False
 
     def pid(self):
         """The pid if exactly the recorded process is alive, else None."""

@@ -47,12 +47,13 @@ def table(headings, rows):
 
 
 def tail(path, lines):
-    """The last lines of a text file, as a list; empty when there is no such file."""
+    """The last lines of a text file that are not blank, as a list; empty when there is no such file."""
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 400 * lines))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
+            text = file.read().decode(errors="replace").splitlines()
+            return [line for line in text if line.strip()][-lines:]
     except FileNotFoundError:
         return []
 

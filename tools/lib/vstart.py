@@ -1,47 +1,315 @@
 """tools/vstart: its commands and their options."""
 
 import argparse
+import collections
+import ipaddress
+import json
+import os
 import pathlib
+import re
 import shlex
+import signal
+import subprocess
 import sys
+import time
 
+import build
+import cluster as clusters
+import packages
+import procs
 import ui
 from cluster import Cluster
 from ui import Failure
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = "tools/vstart"
+
+ABOUT = """\
+A real Ceph cluster with LUS daemons on this machine: a monitor, a manager and BlueStore OSDs on sparse files, cephx
+on, everything on 127.0.0.1 and below one folder. Several can run side by side, and a host's own Ceph is never touched:
+nothing of /etc/ceph, /var/lib/ceph or /run/ceph is read or written.
+
+Start here:
+
+    tools/vstart demo               from nothing to a served disk, and how to attach it
+    tools/vstart up                 a cluster with one OSD and one daemon
+    eval "$(tools/vstart env)"      then `ceph -s`, `rbd ls`, `lus status` speak to it in this shell
+    tools/vstart down               stops it; `up` brings it back with its data
+    tools/vstart destroy            stops it and deletes it
+"""
+
+UP = """\
+Starts what is missing and leaves alone what runs; a second `up` is harmless. What is not given stays as it was at the
+last `up`. Counts only grow.
+
+    tools/vstart up --osds 3 --lusds 2                      three OSDs, lus.a and lus.b
+    tools/vstart up --lusds 0                               Ceph alone; nothing is built
+    tools/vstart up --dir /tmp/second --port-base 14000     one more cluster, on other ports
+"""
+
+STATUS_EXIT = "Exits with 0 if everything runs, 3 if something does not, 2 if there is no cluster."
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="tools/vstart")
-    sub = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "env", "destroy"):
-        p = sub.add_parser(name)
-        p.add_argument("--dir", default=ROOT / "target" / "vstart")
-        if name == "up":
-            p.add_argument("--osds", type=int)
-            p.add_argument("--lusds", type=int)
-            p.add_argument("--port-base", type=int)
-    options = parser.parse_args()
-    cluster = Cluster(options.dir)
+    """Reads the command line and runs one command."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if options.command == "up":
-            with cluster.locked():
-                cluster.prepare(options.osds, options.lusds, options.port_base, None, None, [])
-                cluster.start_ceph()
-                ui.progress("cluster", "is up")
-        elif options.command == "env":
-            cluster.require()
-            print(f"export CEPH_CONF={shlex.quote(str(cluster.conf))}")
-            print(f"export CEPH_ARGS={shlex.quote(f'--name client.admin --keyring {cluster.keyring}')}")
-            print(f"export LUS_DIR={shlex.quote(str(cluster.dir))}")
-        else:
-            cluster.require()
-            with cluster.locked():
-                cluster.stop() if options.command == "down" else cluster.destroy()
+        sys.exit(options.run(options, Cluster(options.dir)))
     except Failure as failure:
-        ui.report(failure, parser.prog)
+        ui.report(failure, PROGRAM)
         sys.exit(1)
+    except OSError as error:
+        ui.report(Failure(str(error)), PROGRAM)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        ui.report(Failure("interrupted; what was started runs on", "tools/vstart up continues, down stops"), PROGRAM)
+        sys.exit(130)
 
 
-main()
+def _parser():
+    raw = argparse.RawDescriptionHelpFormatter
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--dir", default=clusters.DEFAULT_DIR, help="the cluster's folder (default: target/vstart in the checkout)"
+    )
+    shape = argparse.ArgumentParser(add_help=False)
+    shape.add_argument("--osds", type=_number(1, clusters.MAX_OSDS), metavar="N", help="OSDs (default 1)")
+    shape.add_argument("--lusds", type=_number(0, clusters.MAX_LUSDS), metavar="N", help="LUS daemons (default 1)")
+    shape.add_argument(
+        "--port-base",
+        type=_number(1024, clusters.PORT_LAST_BASE),
+        metavar="P",
+        help=f"take the first free block of {clusters.PORT_STEP} ports from P on (default {clusters.PORT_BASE})",
+    )
+    shape.add_argument("--osd-size", type=_bytes, metavar="SIZE", help="of each new OSD's sparse file (default 16G)")
+    shape.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        type=_pool,
+        metavar="NAME",
+        help="a further pool for images, which the daemons may use (repeatable)",
+    )
+    shape.add_argument(
+        "--listen", type=_address, metavar="ADDR", help="where the daemons' portals listen (default 127.0.0.1)"
+    )
+    shape.add_argument("--profile", choices=build.PROFILES, help="of the build (default release)")
+    shape.add_argument("--no-build", action="store_true", help="take the binaries as they are")
+
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=ABOUT, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, run, about, parents=(common,), more=None):
+        command = commands.add_parser(
+            name, help=about, description=more or about, formatter_class=raw, parents=list(parents)
+        )
+        command.set_defaults(run=run)
+        return command
+
+    up = add("up", _up, "start what is missing", (common, shape), UP)
+    up.add_argument("--install", action="store_true", help="install missing packages")
+    down = add("down", _down, "stop it, or only the named daemons (`up` starts them again)")
+    down.add_argument("names", nargs="*", metavar="NAME", help="such as lus.a or osd.0")
+    status = add("status", _status, "what runs", more=f"What runs. {STATUS_EXIT}")
+    status.add_argument("-f", "--format", choices=("plain", "json", "json-pretty"), default="plain")
+    add("env", _env, 'print shell exports, for: eval "$(tools/vstart env)"')
+    logs = add("logs", _logs, "show the daemons' logs")
+    logs.add_argument("names", nargs="*", metavar="NAME", help="such as lus.a or mon.a (default: all)")
+    logs.add_argument("-n", "--lines", type=_number(1, 1 << 20), default=20, metavar="N", help="of each (default 20)")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
+    add("demo", _demo, "from nothing to a served disk, and how to attach it", (common, shape))
+    add("destroy", _destroy, "stop it and delete its folder")
+    return parser
+
+
+# Commands: each returns its exit status
+
+
+def _up(options, cluster):
+    packages.ensure(options.install, packages.CLUSTER)
+    with cluster.locked():
+        _start(options, cluster, options.install)
+    ui.progress("cluster", ui.colour("is up", "green"))
+    return 0
+
+
+def _start(options, cluster, install):
+    cluster.prepare(
+        osds=options.osds,
+        lusds=options.lusds,
+        port_base=options.port_base,
+        osd_size=options.osd_size,
+        listen=options.listen,
+        pools=options.pool,
+        profile=options.profile,
+    )
+    profile = cluster.state["profile"]
+    missing = [name for name in cluster.lusd_names() if not cluster.process(name).pid()]
+    if missing and not options.no_build:
+        build.require_cargo()
+        packages.ensure(install, packages.CLUSTER, packages.BUILD)
+        build.build(profile)
+    elif missing and not build.built(profile):
+        raise Failure(f"{build.bin_dir(profile)} has no lusd", "leave out --no-build, or give --lusds 0")
+    cluster.start_ceph()
+    cluster.start_lusds(build.bin_dir(profile) / "lusd")
+
+
+def _down(options, cluster):
+    cluster.require()
+    unknown = set(options.names) - set(cluster.names())
+    if unknown:
+        raise Failure(f"no such daemon: {' '.join(sorted(unknown))}", f"there are {' '.join(cluster.names())}")
+    with cluster.locked():
+        cluster.stop(options.names or None)
+    return 0
+
+
+def _destroy(_options, cluster):
+    if cluster.state is None and cluster.dir.is_dir() and os.listdir(cluster.dir) not in ([], [".lock"]):
+        raise Failure(f"{cluster.dir} is not a cluster of vstart's; it stays", "look at what it is")
+    if cluster.state is None and not cluster.dir.is_dir():
+        ui.progress("cluster", f"there is none in {cluster.dir}")
+        return 0
+    with cluster.locked():
+        cluster.destroy()
+    ui.progress("cluster", f"{cluster.dir} is gone")
+    return 0
+
+
+def _status(options, cluster):
+    if cluster.state is None:
+        if options.format == "plain":
+            cluster.require()
+        print("{}")
+        return 2
+    daemons = [_daemon_status(cluster, name) for name in cluster.names()]
+    whole = {
+        "dir": str(cluster.dir),
+        "fsid": cluster.state["fsid"],
+        "health": cluster.health(),
+        "port_base": cluster.state["port_base"],
+        "daemons": daemons,
+    }
+    if options.format == "plain":
+        print(f"cluster {whole['fsid']} in {cluster.dir}: {whole['health'] or 'the monitor does not run'}\n")
+        rows = []
+        for daemon in daemons:
+            started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(daemon["started"])) if daemon["pid"] else "-"
+            rows.append([daemon["name"], daemon["state"], daemon["pid"] or "-", started, daemon["address"] or "-"])
+        print(ui.table(["NAME", "STATE", "PID", "STARTED", "ADDRESS"], rows))
+    else:
+        print(json.dumps(whole, indent=4 if options.format == "json-pretty" else None))
+    return 0 if all(daemon["pid"] for daemon in daemons) else 3
+
+
+def _daemon_status(cluster, name):
+    process = cluster.process(name)
+    pid = process.pid()
+    address = None
+    if name.startswith("lus."):
+        address = cluster.portal(name)
+    elif name.startswith("mon."):
+        address = f"127.0.0.1:{cluster.mon_port()}"
+    return {
+        "name": name,
+        "state": "running" if pid else "stopped",
+        "pid": pid,
+        "started": process.started_at() if pid else None,
+        "address": address,
+        "log": str(cluster.log(name)),
+        "output": str(process.output),
+        "command": cluster.argv(name),
+    }
+
+
+def _env(_options, cluster):
+    cluster.require()
+    stopped = [name for name in cluster.names() if not cluster.process(name).pid()]
+    if stopped:
+        print(f"{PROGRAM}: not running: {' '.join(stopped)}; start with: {PROGRAM} up", file=sys.stderr)
+    path = [str(build.bin_dir(cluster.state["profile"])), *os.environ.get("PATH", os.defpath).split(":")]
+    exports = {
+        "CEPH_CONF": cluster.conf,
+        "CEPH_ARGS": cluster.ceph_args(),
+        "PATH": ":".join(collections.OrderedDict.fromkeys(path)),
+        "LUS_PORTALS": " ".join(cluster.portal(name) for name in cluster.lusd_names()),
+        "LUS_DIR": cluster.dir,
+    }
+    for name, value in exports.items():
+        print(f"export {name}={shlex.quote(str(value))}")
+    return 0
+
+
+def _logs(options, cluster):
+    cluster.require()
+    unknown = set(options.names) - set(cluster.names())
+    if unknown:
+        raise Failure(f"no such daemon: {' '.join(sorted(unknown))}", f"there are {' '.join(cluster.names())}")
+    files = []
+    for name in options.names or cluster.names():
+        files += [path for path in (cluster.log(name), cluster.process(name).output) if path.exists()]
+    if not options.names and (cluster.dir / "log" / "cluster.log").exists():
+        files.append(cluster.dir / "log" / "cluster.log")
+    if options.follow:
+        os.execvp("tail", ["tail", "-n", str(options.lines), "-F", *map(str, files)])
+    for path in files:
+        lines = ui.tail(path, options.lines)
+        if lines:
+            print(ui.colour(f"==> {path} <==", "bold", sys.stdout), *lines, "", sep="\n")
+    return 0
+
+
+def _demo(options, cluster):
+    import demo
+
+    if options.no_build is False:
+        build.require_cargo()
+    packages.ensure(True, packages.CLUSTER, packages.BUILD, packages.CLIENTS)
+    if options.lusds == 0:
+        raise Failure("a demo needs a daemon", "leave out --lusds 0")
+    if options.lusds is None and not (cluster.state or {}).get("lusds"):
+        options.lusds = 1
+    with cluster.locked():
+        _start(options, cluster, install=True)
+        demo.run(cluster, cluster.state["profile"])
+    return 0
+
+
+# Types of options
+
+
+def _number(least, most):
+    def parse(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _bytes(text):
+    found = re.fullmatch(r"(\d+)([GT])", text, re.IGNORECASE)
+    if not found or not 4 << 30 <= int(found[1]) << {"G": 30, "T": 40}[found[2].upper()] <= 64 << 40:
+        raise argparse.ArgumentTypeError("must be like 16G or 1T, 4G at least")
+    return int(found[1]) << {"G": 30, "T": 40}[found[2].upper()]
+
+
+def _pool(text):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError("must be of letters, digits, _, - and dots, and not begin with a dot")
+    return text
+
+
+def _address(text):
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be an IP address") from None
+    if address.is_unspecified:
+        raise argparse.ArgumentTypeError("must be one address of this machine: hosts are told to connect to it")
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+if __name__ == "__main__":
+    main()
