@@ -154,9 +154,20 @@ def scratch(name):
 
 
 def client(name):
-    """The path of `qa/clients/NAME.c`, built; it is built again when a source is newer."""
-    sources = [QA / "clients" / f"{name}.c", QA / "clients" / "common.c"]
-    inputs = [*sources, QA / "clients" / "common.h"]
+    """The path of the program `qa/clients/NAME.c`, built."""
+    clients = QA / "clients"
+    return _built(name, [clients / f"{name}.c", clients / "common.c"], [clients / "common.h"], [])
+
+
+def digest_env():
+    """The environment in which a program on libiscsi offers HeaderDigest=CRC32C and nothing else."""
+    library = _built("digest.so", [QA / "clients" / "digest.c"], [], ["-shared", "-fPIC"])
+    return {**os.environ, "LD_PRELOAD": str(library)}
+
+
+def _built(name, sources, headers, flags):
+    """A binary in BIN; it is built again when a source is newer."""
+    inputs = [*sources, *headers]
     binary = BIN / name
     if binary.exists() and all(binary.stat().st_mtime > source.stat().st_mtime for source in inputs):
         return binary
@@ -164,7 +175,7 @@ def client(name):
         raise Skipped("libiscsi's headers are missing; run: apt-get install libiscsi-dev")
     BIN.mkdir(parents=True, exist_ok=True)
     fresh = BIN / f"{name}.{os.getpid()}"
-    run(["cc", *CFLAGS, "-o", fresh, *sources, "-liscsi"])
+    run(["cc", *CFLAGS, *flags, "-o", fresh, *sources, "-liscsi"])
     fresh.rename(binary)
     return binary
 
@@ -184,10 +195,10 @@ def fio_name(url):
     return url.replace(":", r"\:")
 
 
-def fio(url, *options, timeout=600):
+def fio(url, *options, digest=False, timeout=600):
     """Runs fio on a LUN and returns its report (JSON). The same words are used for every gateway."""
     argv = [fio_binary(), "--name=qa", "--ioengine=libiscsi", "--thread", f"--filename={fio_name(url)}", "--output-format=json", *options]
-    result = run(argv, check=False, timeout=timeout)
+    result = run(argv, check=False, timeout=timeout, env=digest_env() if digest else None)
     begin = result.stdout.find("{")
     try:
         report = json.loads(result.stdout[begin:]) if begin >= 0 else None
@@ -237,8 +248,9 @@ class Cluster:
         return run([ROOT / "tools" / "vstart", *words, "--dir", self.dir], timeout=timeout)
 
     def ceph(self, *words):
-        """`ceph WORDS -f json`, decoded."""
-        return json.loads(run(["ceph", *words, "-f", "json"], env=self.env).stdout)
+        """`ceph WORDS -f json`, decoded; of several values (`osd blocklist ls` prints the ranges as a second one) the first."""
+        answer = run(["ceph", *words, "-f", "json"], env=self.env).stdout
+        return json.JSONDecoder().raw_decode(answer.lstrip())[0]
 
     def rbd(self, *words, check=True):
         """`rbd WORDS`."""
@@ -445,6 +457,8 @@ class Tgt:
             self.child = spawn(argv, patience=0, stdout=log, stderr=log)
         await_true("tgtd answers", lambda: port_answers(self.portal), 10)
         self._admin("--mode", "target", "--op", "new", "--tid", "1", "-T", self.iqn)
+        # As shipped it refuses digests; with this it takes what the initiator prefers.
+        self._admin("--mode", "target", "--op", "update", "--tid", "1", "--name", "HeaderDigest", "--value", "None,CRC32C")
         for number, options in enumerate(self.units, 1):
             self._admin("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", str(number), *options)
         self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
@@ -503,6 +517,8 @@ class Relay:
         found = re.findall(rb"(?:^|\0)" + key.encode() + rb"=([^\0]*)", bytes(self.said["target"]))
         return found[-1].decode() if found else None
 
-    def close(self):
-        """Takes no more connections."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.listener.close()
