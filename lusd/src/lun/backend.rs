@@ -16,8 +16,8 @@ pub enum Primitive {
     Write { offset: u64, data: Bytes },
     /// Make what was written before durable.
     Flush,
-    /// `len` bytes read as zeros afterwards; blocks may be freed.
-    WriteZeroes { offset: u64, len: u64 },
+    /// `len` bytes read as zeros afterwards; their space is given back only if `may_unmap`.
+    WriteZeroes { offset: u64, len: u64, may_unmap: bool },
     /// Repeat `pattern` over `len` bytes, a multiple of its length.
     WriteSame { offset: u64, len: u64, pattern: Bytes },
 }
@@ -31,7 +31,9 @@ pub enum BackendError {
     Unknown,
     /// The pool is full or over its quota.
     NoSpace,
-    /// The image is gone or read-only.
+    /// The range is past the end of the image as it is now.
+    OutOfRange,
+    /// The image is gone, or this client may not touch it.
     Refused,
     /// Anything else that RADOS reports: the medium could not be read or written.
     Medium,
@@ -45,8 +47,16 @@ impl BackendError {
             Errno::ETIMEDOUT => Self::Unknown,
             Errno::ENOSPC | Errno::EDQUOT => Self::NoSpace,
             Errno::ENOENT | Errno::EPERM | Errno::EACCES => Self::Refused,
+            Errno::EINVAL | Errno::ERANGE => Self::OutOfRange,
             _ => Self::Medium,
         }
+    }
+}
+
+impl Primitive {
+    /// Bytes that a read delivers; 0 for anything else.
+    pub fn read_len(&self) -> usize {
+        if let Self::Read { len, .. } = self { *len } else { 0 }
     }
 }
 
@@ -99,7 +109,9 @@ fn submit_rbd(image: &Image, queue: &Arc<CompletionQueue>, op: Primitive, token:
             image.write(queue, token, offset, buffers)
         }
         Primitive::Flush => image.flush(queue, token),
-        Primitive::WriteZeroes { offset, len } => image.write_zeroes(queue, token, offset, len),
+        Primitive::WriteZeroes { offset, len, may_unmap } => {
+            image.write_zeroes(queue, token, offset, len, !may_unmap)
+        }
         Primitive::WriteSame { offset, len, pattern } => image.write_same(queue, token, offset, len, pattern),
     };
     match result {
@@ -117,7 +129,7 @@ fn submit_ram(store: &RamStore, op: Primitive) -> Bytes {
         }
         Primitive::Write { offset, data } => store.write(offset, &data),
         Primitive::Flush => {}
-        Primitive::WriteZeroes { offset, len } => store.zero(offset, len),
+        Primitive::WriteZeroes { offset, len, .. } => store.zero(offset, len),
         Primitive::WriteSame { offset, len, pattern } => {
             let mut done = 0;
             while done < len {

@@ -80,6 +80,12 @@ impl Unit {
         guard.is_some().then_some(guard)
     }
 
+    /// True where a read needs a buffer of ours, which is to be charged first.
+    #[inline]
+    pub fn reads_into_buffers(&self) -> bool {
+        self.backend.load().as_ref().is_some_and(|backend| backend.read_needs_buffer())
+    }
+
     /// The current reset generation.
     #[inline]
     pub fn reset_generation(&self) -> u64 {

@@ -24,9 +24,10 @@ use tracing::{debug, error};
 
 use super::connection;
 use super::memory::Charge;
-use crate::lun::backend::{BackendError, Primitive, Submitted};
+use crate::lun::backend::{BackendError, Submitted};
 use crate::lun::gate::{Permit, Refused, Verdict};
 use crate::lun::unit::Unit;
+use crate::lun::work::{Next, Parts, Then, Work};
 use crate::service::Service;
 
 /// Connections that wait to be taken over by one shard; beyond it the accept loop waits.
@@ -130,49 +131,12 @@ async fn reactor(shard: Rc<Shard>) {
 pub enum Outcome {
     /// For a read with its data.
     Done(Result<Bytes, BackendError>),
-    /// A compare found a difference.
-    Miscompare {
-        /// First byte that differs, from the start of the comparison.
-        offset: usize,
-    },
+    /// A comparison found a difference, first at this byte.
+    Miscompare(u64),
     /// The LU was lost meanwhile: no answer; the session is to be reset.
     Revoked,
     /// A task management function of another nexus ended the task: no answer.
     Aborted,
-}
-
-/// What an operation does with its data.
-pub enum Work {
-    /// The primitive's own result is the outcome.
-    Plain(Primitive),
-    /// Several primitives of the same command (the ranges of an UNMAP): all must succeed.
-    All(Vec<Primitive>),
-    /// Read, then compare with `expected`.
-    Compare {
-        /// First byte.
-        offset: u64,
-        /// What should be there.
-        expected: Bytes,
-    },
-    /// Write, then read back and compare.
-    WriteAndVerify {
-        /// First byte.
-        offset: u64,
-        /// What is written.
-        data: Bytes,
-    },
-}
-
-impl Work {
-    /// Bytes that a buffer for reading needs beside the data that came with the command.
-    pub fn read_bytes(&self) -> usize {
-        match self {
-            Self::Plain(Primitive::Read { len, .. }) => *len,
-            Self::Compare { expected, .. } => expected.len(),
-            Self::WriteAndVerify { data, .. } => data.len(),
-            _ => 0,
-        }
-    }
 }
 
 /// An operation between the two passages of the gate.
@@ -185,15 +149,10 @@ struct Op {
     charge: Option<Charge>,
     /// Primitives that have not ended.
     left: u32,
+    /// Bytes that the read under way must deliver.
+    read_len: usize,
     error: Option<BackendError>,
     then: Then,
-}
-
-/// What follows when the primitives that are under way have ended.
-enum Then {
-    Answer,
-    Compare(Bytes),
-    ReadBack { offset: u64, data: Bytes },
 }
 
 /// What became of [`Shard::start`].
@@ -215,6 +174,7 @@ pub struct Inbox {
     pub notify: Arc<Notify>,
     in_flight: Cell<usize>,
     closed: Cell<bool>,
+    revoked: Cell<bool>,
 }
 
 impl Inbox {
@@ -225,6 +185,7 @@ impl Inbox {
             notify,
             in_flight: Cell::new(0),
             closed: Cell::new(false),
+            revoked: Cell::new(false),
         })
     }
 
@@ -236,6 +197,17 @@ impl Inbox {
     /// Operations that have not ended.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// An operation was revoked before it was ever pending: the session is to be reset.
+    pub fn revoke(&self) {
+        self.revoked.set(true);
+        self.notify.notify_one();
+    }
+
+    /// True after [`Inbox::revoke`].
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.get()
     }
 
     /// From now on outcomes are dropped as they come.
@@ -285,25 +257,7 @@ impl Shard {
             Err(Refused::Held) => return Started::Held(work, charge),
             Err(Refused::Shut) => return Started::Shut,
         };
-        let mut parts: smallvec::SmallVec<[Primitive; 1]> = smallvec::SmallVec::new();
-        let then = match work {
-            Work::Plain(primitive) => {
-                parts.push(primitive);
-                Then::Answer
-            }
-            Work::All(primitives) => {
-                parts.extend(primitives);
-                Then::Answer
-            }
-            Work::Compare { offset, expected } => {
-                parts.push(Primitive::Read { offset, len: expected.len() });
-                Then::Compare(expected)
-            }
-            Work::WriteAndVerify { offset, data } => {
-                parts.push(Primitive::Write { offset, data: data.clone() });
-                Then::ReadBack { offset, data }
-            }
-        };
+        let (parts, then) = work.first();
         let op = Op {
             unit: unit.clone(),
             permit,
@@ -312,6 +266,7 @@ impl Shard {
             tag,
             charge,
             left: 0,
+            read_len: 0,
             error: None,
             then,
         };
@@ -325,15 +280,16 @@ impl Shard {
     }
 
     /// Submits `parts` of `op`; returns the outcome when all has ended at once.
-    fn submit(&self, mut op: Op, parts: impl IntoIterator<Item = Primitive>) -> Option<Outcome> {
+    fn submit(&self, mut op: Op, parts: Parts) -> Option<Outcome> {
         let Some(backend) = op.unit.backend() else {
             op.error = Some(BackendError::Lost);
-            return Some(self.finish(op, Bytes::new()));
+            return Some(self.finish(op, Bytes::new(), None));
         };
         // The slot is reserved first: a completion may be pushed before submit returns (it is drained later, on this thread).
         let token = self.ops.borrow().vacant_key();
         let mut data = Bytes::new();
         for part in parts {
+            op.read_len = part.read_len();
             match backend.submit(&self.queue, part, token as u64) {
                 Submitted::Pending => op.left += 1,
                 Submitted::Done(Ok(bytes)) => data = bytes,
@@ -350,18 +306,21 @@ impl Shard {
 
     /// All primitives under way have ended: go on, or finish.
     fn next(&self, mut op: Op, data: Bytes) -> Option<Outcome> {
-        if op.error.is_none()
-            && let Then::ReadBack { offset, data } = std::mem::replace(&mut op.then, Then::Answer)
-        {
-            let len = data.len();
-            op.then = Then::Compare(data);
-            return self.submit(op, [Primitive::Read { offset, len }]);
+        if op.error.is_some() {
+            return Some(self.finish(op, data, None));
         }
-        Some(self.finish(op, data))
+        match std::mem::replace(&mut op.then, Then::Answer).next(&data) {
+            Next::Submit(parts, then) => {
+                op.then = then;
+                self.submit(op, parts)
+            }
+            Next::Done => Some(self.finish(op, data, None)),
+            Next::Miscompare(byte) => Some(self.finish(op, data, Some(byte))),
+        }
     }
 
     /// Second passage of the gate.
-    fn finish(&self, op: Op, data: Bytes) -> Outcome {
+    fn finish(&self, op: Op, data: Bytes, miscompare: Option<u64>) -> Outcome {
         let lost = matches!(op.error, Some(BackendError::Lost | BackendError::Unknown));
         if lost {
             // Before anyone is told: what else is inside must not be answered either.
@@ -374,17 +333,12 @@ impl Shard {
             Verdict::Answer if reset => return Outcome::Aborted,
             Verdict::Answer => {}
         }
-        if let Some(err) = op.error {
-            return Outcome::Done(Err(err));
-        }
-        match op.then {
-            Then::Compare(expected) => match expected.iter().zip(data.iter()).position(|(a, b)| a != b) {
-                Some(offset) => Outcome::Miscompare { offset },
-                None => Outcome::Done(Ok(Bytes::new())),
-            },
-            Then::Answer | Then::ReadBack { .. } => Outcome::Done(Ok(match (op.charge, data.is_empty()) {
-                // What was read gives its memory back when it has been sent.
-                (Some(charge), false) => charge.attach(data),
+        match (op.error, miscompare) {
+            (Some(err), _) => Outcome::Done(Err(err)),
+            (None, Some(byte)) => Outcome::Miscompare(byte),
+            // What was read gives its memory back when it has been sent.
+            (None, None) => Outcome::Done(Ok(match op.charge {
+                Some(charge) if !data.is_empty() => charge.attach(data),
                 _ => data,
             })),
         }
@@ -399,15 +353,19 @@ impl Shard {
             debug!(unit = %op.unit.name, %errno, "librbd reports an error");
             op.error = worse(op.error, BackendError::from_errno(errno));
         }
+        let data = match completed.buffers {
+            OpBuffers::Read(data) => data.freeze(),
+            _ => Bytes::new(),
+        };
+        if completed.result.is_ok() && data.len() < op.read_len {
+            // The image shrank under the read: what is past its end is not there, and is not made up.
+            op.error = worse(op.error, BackendError::OutOfRange);
+        }
         if op.left > 0 {
             return;
         }
         let op = ops.remove(token);
         drop(ops);
-        let data = match completed.buffers {
-            OpBuffers::Read(data) => data.freeze(),
-            _ => Bytes::new(),
-        };
         let (inbox, tag) = (op.inbox.clone(), op.tag);
         if let Some(outcome) = self.next(op, data) {
             inbox.push(tag, outcome);
@@ -418,10 +376,11 @@ impl Shard {
 /// Of two errors, the one that forbids more.
 fn worse(a: Option<BackendError>, b: BackendError) -> Option<BackendError> {
     let rank = |err: BackendError| match err {
-        BackendError::Lost => 4,
-        BackendError::Unknown => 3,
-        BackendError::Medium => 2,
-        BackendError::NoSpace => 1,
+        BackendError::Lost => 5,
+        BackendError::Unknown => 4,
+        BackendError::Medium => 3,
+        BackendError::NoSpace => 2,
+        BackendError::OutOfRange => 1,
         BackendError::Refused => 0,
     };
     Some(match a {

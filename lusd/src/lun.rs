@@ -1,0 +1,7 @@
+//! Logical units: the gate, the backends, and the one who owns them.
+
+pub mod backend;
+pub mod gate;
+pub mod ram;
+pub mod unit;
+pub mod work;

@@ -1,0 +1,5 @@
+//! Sockets, shards and the memory that connections hold.
+
+pub mod connection;
+pub mod memory;
+pub mod shard;

@@ -1,0 +1,414 @@
+//! The task that drives one iSCSI connection: socket on one side, [`lusd_iscsi::Connection`] in the middle, the session's LUNs on the
+//! other. Everything it owns stays on its shard.
+//!
+//! ```text
+//!   readable ─► try_read_buf ─► proto.received ─► proto.poll ─► Event ─► Session (plan, gate, backend)
+//!   inbox    ─► Outcome      ─► Session ─► proto.respond ─► fill_io_slices ─► try_write_vectored ─► writable
+//! ```
+//!
+//! One round handles all that is there before it writes, so many answers leave in one system call.
+
+use std::io::{self, IoSlice};
+use std::net::TcpStream as StdTcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BufMut;
+use lusd_iscsi::{
+    CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, SendTargetsRequest, SessionType, TargetRecord,
+};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::memory::ConnectionMemory;
+use super::shard::{Inbox, Shard};
+use crate::target::session::{Carrier, Flow, Session};
+use crate::target::sessions::{ConnectionHandle, Nexus, Stop};
+use crate::target::view::View;
+
+/// Slices handed to one write: enough for some thirty Data-In PDUs of header and data.
+const IO_SLICES: usize = 128;
+
+/// Reads in one round before others on the shard get their turn.
+const READS_PER_ROUND: usize = 16;
+
+/// How often timers are looked at. NOP and login times are whole seconds.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long an orderly end may take to flush what is queued.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("closed by the peer")]
+    Eof,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0:?}")]
+    Protocol(CloseReason),
+    #[error("closed by the administrator or because the daemon stops")]
+    Asked,
+    /// What it carried must not be answered: a TCP reset, not a FIN, so that the initiator does not take it for an orderly end.
+    #[error("reset: {0}")]
+    Reset(&'static str),
+}
+
+impl End {
+    const LOST: Self = Self::Reset("a logical unit was lost with commands in flight");
+}
+
+/// The parts of a connection that a session works with, beside the session itself.
+macro_rules! carrier {
+    ($connection:ident) => {
+        Carrier {
+            shard: &$connection.shard,
+            inbox: &$connection.inbox,
+            memory: &$connection.memory,
+            proto: &mut $connection.proto,
+        }
+    };
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(shard: &Rc<Shard>, stream: StdTcpStream) {
+    let peer = match stream.peer_addr() {
+        Ok(peer) => peer,
+        Err(err) => return debug!(%err, "a connection was gone before it was served"),
+    };
+    let span = info_span!("connection", %peer);
+    async {
+        let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            Ok(stream) => stream,
+            Err(err) => return warn!(%err, "cannot serve a connection"),
+        };
+        let mut connection = Connection::new(shard.clone(), stream);
+        let end = connection.run().await;
+        match &end {
+            End::Eof | End::Asked => info!(reason = %end, "connection ended"),
+            End::Protocol(CloseReason::Logout) => info!(reason = %end, "connection ended"),
+            _ => warn!(reason = %end, "connection ended"),
+        }
+        connection.end(&end).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+struct Connection {
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    proto: lusd_iscsi::Connection,
+    inbox: Rc<Inbox>,
+    notify: Arc<Notify>,
+    handle: Arc<ConnectionHandle>,
+    memory: Arc<ConnectionMemory>,
+    session: Option<Session>,
+    nexus: Option<Nexus>,
+    /// When output was last seen to move, while there is some.
+    output_since: Option<Instant>,
+}
+
+impl Connection {
+    fn new(shard: Rc<Shard>, stream: TcpStream) -> Self {
+        let service = &shard.service;
+        let notify = Arc::new(Notify::new());
+        let handle = service.sessions.enter(notify.clone());
+        Self {
+            proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), Instant::now(), handle.id as u32),
+            inbox: Inbox::new(notify.clone()),
+            memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
+            session: None,
+            nexus: None,
+            output_since: None,
+            notify,
+            handle,
+            stream,
+            shard,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if let Err(end) = self.round().await {
+                return end;
+            }
+            let waits_for_memory = self.session.as_ref().is_some_and(Session::waits_for_memory);
+            let memory = self.memory.daemon().clone();
+            tokio::select! {
+                biased;
+                () = self.notify.notified() => {}
+                ready = self.stream.writable(), if self.proto.has_output() => {
+                    if let Err(err) = ready { return err.into() }
+                }
+                ready = self.stream.readable(), if self.proto.wants_input() => {
+                    if let Err(err) = ready { return err.into() }
+                }
+                () = memory.freed(), if waits_for_memory => {}
+                _ = tick.tick() => {
+                    self.proto.handle_timeout(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Handles everything that is there now: outcomes, input, output.
+    async fn round(&mut self) -> Result<(), End> {
+        match self.handle.stop() {
+            Stop::No => {}
+            Stop::Close => return Err(End::Asked),
+            Stop::Reset => return Err(End::Reset("a newer login took the session's place, or its LU was lost")),
+        }
+        if let Some(session) = &mut self.session {
+            self.proto.set_window_closed(self.memory.daemon().is_tight());
+            session.refresh(&self.shard).map_err(|_| End::Asked)?;
+            session.resume(&mut carrier!(self));
+        }
+        self.outcomes()?;
+        for _ in 0..READS_PER_ROUND {
+            self.events().await?;
+            if !self.proto.wants_input() || !self.read()? {
+                break;
+            }
+        }
+        self.events().await?;
+        self.outcomes()?;
+        self.write()
+    }
+
+    fn outcomes(&mut self) -> Result<(), End> {
+        if self.inbox.is_revoked() {
+            return Err(End::LOST);
+        }
+        while let Some((tag, outcome)) = self.inbox.pop() {
+            let Some(session) = &mut self.session else { continue };
+            session.outcome(tag, outcome, &mut self.proto).map_err(|_| End::LOST)?;
+        }
+        Ok(())
+    }
+
+    /// Reads once. False when the socket has no more.
+    fn read(&mut self) -> Result<bool, End> {
+        let target = self.proto.read_target();
+        match self.stream.try_read_buf(&mut target.buf.limit(target.limit)) {
+            Ok(0) => Err(End::Eof),
+            Ok(n) => {
+                self.proto.received(n);
+                Ok(true)
+            }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Writes until nothing is left or the socket takes no more.
+    fn write(&mut self) -> Result<(), End> {
+        let mut moved = false;
+        while self.proto.has_output() {
+            let mut slices = [IoSlice::new(&[]); IO_SLICES];
+            let n = self.proto.fill_io_slices(&mut slices);
+            match self.stream.try_write_vectored(&slices[..n]) {
+                Ok(n) => {
+                    self.proto.sent(n);
+                    moved = true;
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    let now = Instant::now();
+                    let since = if moved { now } else { self.output_since.unwrap_or(now) };
+                    self.output_since = Some(since);
+                    if now.duration_since(since) > self.shard.service.limits.send_timeout {
+                        return Err(End::Reset("the peer takes no answers"));
+                    }
+                    return Ok(());
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+        self.output_since = None;
+        Ok(())
+    }
+
+    async fn events(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        while let Some(event) = self.proto.poll(now) {
+            match event {
+                Event::Login(request) => self.login(request),
+                Event::LoggedIn(info) => {
+                    self.reinstate().await?;
+                    info!(session = ?info.session_type, tsih = info.tsih, "logged in");
+                    if let Some(target) = self.nexus.as_ref().and_then(|nexus| nexus.target.clone()) {
+                        let initiator = info.initiator_name.clone();
+                        self.session = Some(Session::new(&self.shard, initiator, target));
+                    }
+                }
+                Event::SendTargets(request) => self.send_targets(&request),
+                Event::Command(command) => {
+                    let Some(session) = &mut self.session else {
+                        return Err(End::Reset("a SCSI command in a discovery session"));
+                    };
+                    match session.command(command, &mut carrier!(self)) {
+                        Flow::Taken => {}
+                        Flow::NoMemory => return Ok(()),
+                    }
+                }
+                Event::DataOut { tag, data } => {
+                    if let Some(session) = &mut self.session {
+                        session.data_out(tag, data, &mut carrier!(self));
+                    }
+                }
+                Event::TaskManagement(request) => {
+                    if let Some(session) = &mut self.session {
+                        session.task_management(&request, &mut carrier!(self));
+                    }
+                }
+                Event::LogoutRequested(_) => {
+                    // What is in flight ends first: an answered logout means that nothing of the session lands later.
+                    if let Some(session) = &mut self.session {
+                        session.logout(&mut self.proto);
+                    } else {
+                        self.proto.logout_complete();
+                    }
+                }
+                Event::Closed(reason) => {
+                    self.flush().await;
+                    return Err(End::Protocol(reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn login(&mut self, request: LoginRequest) {
+        let view = self.shard.service.view();
+        match decide(&view, &request) {
+            Ok(()) => {
+                let tsih = self.shard.service.sessions.next_tsih();
+                self.nexus = Some(Nexus {
+                    initiator: request.initiator_name.clone(),
+                    isid: request.isid,
+                    target: request.target_name.clone(),
+                });
+                self.proto.login_grant(LoginGrant { portal_group_tag: view.group_tag, tsih, target_alias: None });
+            }
+            Err(status) => {
+                warn!(
+                    initiator = %request.initiator_name, target = request.target_name.as_deref().unwrap_or("-"),
+                    ?status, "login refused"
+                );
+                self.proto.login_refuse(status);
+            }
+        }
+    }
+
+    /// Takes the nexus over from an older session, and waits until nothing of that can take effect any more, before the login's last
+    /// answer leaves (RFC 7143, 6.3.5).
+    async fn reinstate(&mut self) -> Result<(), End> {
+        let Some(nexus) = self.nexus.clone() else { return Ok(()) };
+        if nexus.target.is_none() {
+            return Ok(());
+        }
+        if let Some(before) = self.shard.service.sessions.take(nexus, &self.handle) {
+            info!("the session is reinstated: waiting for the older one to end");
+            let limit = self.shard.service.limits.iscsi.login_timeout;
+            if tokio::time::timeout(limit, before.gone()).await.is_err() {
+                return Err(End::Reset("the older session still has commands in RADOS"));
+            }
+        }
+        Ok(())
+    }
+
+    fn send_targets(&mut self, request: &SendTargetsRequest) {
+        let view = self.shard.service.view();
+        let local = self.stream.local_addr().ok();
+        let portals: Vec<(String, u16)> = view
+            .portals
+            .iter()
+            .map(|portal| {
+                let mut address = portal.address;
+                if let (true, Some(local)) = (address.ip().is_unspecified(), local) {
+                    address.set_ip(local.ip().to_canonical());
+                }
+                (address.to_string(), portal.group_tag)
+            })
+            .collect();
+        let initiator = self.nexus.as_ref().map_or("", |nexus| nexus.initiator.as_str());
+        let own = self.nexus.as_ref().and_then(|nexus| nexus.target.as_deref());
+        let records: Vec<TargetRecord> = view
+            .targets
+            .iter()
+            .filter(|(name, target)| {
+                target.admits(initiator)
+                    && match request {
+                        SendTargetsRequest::All => true,
+                        SendTargetsRequest::This => Some(name.as_str()) == own,
+                        SendTargetsRequest::Named(wanted) => *name == wanted,
+                    }
+            })
+            .map(|(name, _)| TargetRecord { name: name.clone(), portals: portals.clone() })
+            .collect();
+        self.proto.send_targets(&records);
+    }
+
+    /// Writes what is queued, for a bounded time.
+    async fn flush(&mut self) {
+        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
+            while self.proto.has_output() {
+                if self.write().is_err() || (self.proto.has_output() && self.stream.writable().await.is_err()) {
+                    return;
+                }
+            }
+        });
+        let _ = flushed.await;
+    }
+
+    /// Ends the connection. It is gone only when nothing of it can take effect any more.
+    async fn end(mut self, end: &End) {
+        if matches!(end, End::Asked) {
+            self.finish_in_order().await;
+        }
+        if matches!(end, End::Reset(_)) {
+            // Linger of zero makes the close a reset.
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+        self.inbox.close();
+        if let Some(session) = &mut self.session {
+            session.close();
+        }
+        drop(self.stream);
+        while self.inbox.in_flight() > 0 {
+            self.notify.notified().await;
+        }
+        self.shard.service.sessions.leave(&self.handle, self.nexus.as_ref());
+    }
+
+    /// Answers what is in flight, then tells the initiator that the target goes.
+    async fn finish_in_order(&mut self) {
+        let ended = async {
+            loop {
+                if self.outcomes().is_err() || self.write().is_err() {
+                    return;
+                }
+                if self.inbox.in_flight() == 0 {
+                    return;
+                }
+                self.notify.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, ended).await;
+        self.flush().await;
+    }
+}
+
+/// May this initiator log in here?
+fn decide(view: &View, request: &LoginRequest) -> Result<(), LoginStatus> {
+    if request.session_type == SessionType::Discovery {
+        return Ok(());
+    }
+    let target = request.target_name.as_deref().and_then(|name| view.targets.get(name));
+    let target = target.ok_or(LoginStatus::TargetNotFound)?;
+    if target.admits(&request.initiator_name) { Ok(()) } else { Err(LoginStatus::AuthorizationFailure) }
+}

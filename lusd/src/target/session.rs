@@ -1,0 +1,448 @@
+//! One session's SCSI side: its LUNs, and each of its tasks from the command to its one answer.
+//!
+//! ```text
+//!   Command ─ plan ─┬─ Reply ──────────────────────────────────────────────► respond
+//!                   ├─ wants data-out ─ accept ─ Collecting ─ DataOut ─┐
+//!                   └─ Block ──────────────────────────────────────────┴─► gate ─┬─ Running ─ Outcome ─► respond
+//!                                                                                └─ Parked (a barrier is held) ─ again
+//! ```
+//!
+//! Invariant: a task is ended exactly once, by `respond` or `abandon`; the protocol layer asserts it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use lusd_iscsi::{Connection as Proto, DataOut, Response, ScsiCommand, TaskTag};
+use lusd_scsi::{
+    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseFormat, SessionView, Status, Step, TargetPort,
+    TaskManagementFunctions, UnitAttention,
+};
+use tracing::{debug, warn};
+
+use super::management::Management;
+use crate::lun::backend::BackendError;
+use crate::lun::unit::Unit;
+use crate::lun::work::Work;
+use crate::net::memory::{Charge, ConnectionMemory};
+use crate::net::shard::{Inbox, Outcome, Shard, Started};
+
+/// What a session needs of the connection that carries it.
+pub struct Carrier<'a> {
+    /// The shard.
+    pub shard: &'a Shard,
+    /// Where outcomes arrive.
+    pub inbox: &'a Rc<Inbox>,
+    /// The connection's share of the data memory.
+    pub memory: &'a Arc<ConnectionMemory>,
+    /// The protocol.
+    pub proto: &'a mut Proto,
+}
+
+/// Whether a command was taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// It is answered, or under way.
+    Taken,
+    /// There is no data memory for it now: nothing more is read until there is.
+    NoMemory,
+}
+
+/// The session is to be reset: a command of it must not be answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lost;
+
+/// The host has no access any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoAccess;
+
+/// One LUN of the session.
+pub(super) struct Slot {
+    pub(super) unit: Arc<Unit>,
+    pub(super) nexus: NexusLu,
+}
+
+impl Slot {
+    fn scsi(&self) -> lusd_scsi::Unit<'_> {
+        lusd_scsi::Unit { lu: &self.unit.scsi, nexus: &self.nexus }
+    }
+}
+
+/// The LUNs of a session.
+#[derive(Default)]
+pub(super) struct Luns(pub(super) BTreeMap<Lun, Slot>);
+
+impl SessionView for Luns {
+    fn visit(&self, each: &mut dyn FnMut(Lun, Option<&NexusLu>)) {
+        for (lun, slot) in &self.0 {
+            each(*lun, Some(&slot.nexus));
+        }
+    }
+}
+
+/// Where a task stands.
+pub(super) enum Task {
+    /// Its data-out is on the way.
+    Collecting { lun: Lun, unit: Arc<Unit>, plan: Plan, charge: Charge, reset_generation: u64 },
+    /// A barrier is held on its unit.
+    Parked { unit: Arc<Unit>, work: Work, charge: Option<Charge>, reply: Reply, reset_generation: u64 },
+    /// Between the two passages of the gate.
+    Running { unit: Arc<Unit>, reply: Reply },
+    /// As `Running`, but ended by a task management function: it is not answered.
+    Aborted,
+}
+
+/// What the answer of a task needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply {
+    pub(super) lun: Lun,
+    /// First byte on the medium, for INFORMATION.
+    at: u64,
+    writes: bool,
+    /// Bytes that the CDB moves, for the residual count.
+    transfer_length: u64,
+}
+
+/// See the module's text.
+pub struct Session {
+    initiator: String,
+    port: TargetPort,
+    pub(super) luns: Luns,
+    generation: u64,
+    /// By task tag.
+    pub(super) tasks: Vec<Option<Task>>,
+    /// The command that waits for data memory.
+    waiting: Option<ScsiCommand>,
+    /// Set while any task is parked.
+    parked: bool,
+    pub(super) management: Management,
+}
+
+/// What this target can do with tasks.
+const TASK_MANAGEMENT: TaskManagementFunctions = TaskManagementFunctions::RFC_7143;
+
+impl Session {
+    /// A session that has just logged in.
+    pub fn new(shard: &Shard, initiator: String, target: String) -> Self {
+        let port = TargetPort {
+            target_name: target,
+            portal_group_tag: 0,
+            relative_target_port: 1,
+            target_port_group: 0,
+            task_management: TASK_MANAGEMENT,
+        };
+        let mut session = Self {
+            initiator,
+            port,
+            luns: Luns::default(),
+            generation: 0,
+            tasks: Vec::new(),
+            waiting: None,
+            parked: false,
+            management: Management::default(),
+        };
+        // A host that lost its access since its login was granted is told so by the connection's next refresh.
+        let _ = session.load(shard, true);
+        session
+    }
+
+    /// True while a command waits for data memory.
+    pub fn waits_for_memory(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Takes a new view over, if there is one.
+    pub fn refresh(&mut self, shard: &Shard) -> Result<(), NoAccess> {
+        if shard.service.generation() == self.generation { Ok(()) } else { self.load(shard, false) }
+    }
+
+    fn load(&mut self, shard: &Shard, first: bool) -> Result<(), NoAccess> {
+        let view = shard.service.view();
+        let target = view.targets.get(&self.port.target_name).filter(|target| target.admits(&self.initiator));
+        let wanted = target.ok_or(NoAccess)?.luns_of(&self.initiator);
+        self.generation = view.generation;
+        self.port.portal_group_tag = view.group_tag;
+        self.port.relative_target_port = view.group_tag;
+        self.port.target_port_group = view.group_tag;
+        let mut changed = false;
+        self.luns.0.retain(|lun, slot| {
+            let stays = wanted.get(lun).is_some_and(|unit| Arc::ptr_eq(unit, &slot.unit));
+            changed |= !stays;
+            stays
+        });
+        for (lun, unit) in wanted {
+            self.luns.0.entry(lun).or_insert_with(|| {
+                changed = true;
+                let nexus = NexusLu::new(&unit.scsi, Some(UnitAttention::PowerOn));
+                Slot { unit, nexus }
+            });
+        }
+        if changed && !first {
+            for slot in self.luns.0.values() {
+                slot.nexus.establish(UnitAttention::ReportedLunsDataHasChanged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again what was held up: tasks parked at a gate, answers to task management, a command without memory.
+    pub fn resume(&mut self, cx: &mut Carrier<'_>) {
+        if self.parked {
+            self.parked = false;
+            for index in 0..self.tasks.len() {
+                if !matches!(self.tasks[index], Some(Task::Parked { .. })) {
+                    continue;
+                }
+                let Some(Task::Parked { unit, work, charge, reply, reset_generation }) = self.tasks[index].take() else {
+                    unreachable!("looked at above")
+                };
+                let tag = TaskTag(index as u32);
+                if unit.reset_generation() == reset_generation {
+                    self.start(tag, unit, work, charge, reply, cx);
+                } else {
+                    cx.proto.abandon(tag);
+                }
+            }
+        }
+        self.answer_management(cx.proto);
+        if let Some(command) = self.waiting.take() {
+            self.command(command, cx);
+        }
+    }
+
+    /// A command has arrived. It is answered, or on its way, unless there is no memory for it: then it is kept, and taken up again by
+    /// [`Session::resume`].
+    pub fn command(&mut self, command: ScsiCommand, cx: &mut Carrier<'_>) -> Flow {
+        let tag = command.tag;
+        let lun = Lun::from_wire(command.lun.to_be_bytes());
+        let slot = lun.and_then(|lun| self.luns.0.get(&lun));
+        let context = Context { lun, port: &self.port, session: &self.luns };
+        let mut plan = match lusd_scsi::plan(command.cdb.as_slice(), &context, slot.map(Slot::scsi)) {
+            Ok(plan) => plan,
+            Err(check) => {
+                cx.proto.accept(tag, DataOut::None);
+                refuse(cx.proto, tag, &check, slot.map(|slot| &*slot.unit), 0);
+                return Flow::Taken;
+            }
+        };
+        let (Some(lun), Some(slot)) = (lun, slot) else {
+            // Only what is answered without a logical unit gets here: INQUIRY, REPORT LUNS, REQUEST SENSE.
+            cx.proto.accept(tag, DataOut::None);
+            match plan.step {
+                Step::Reply(data) => good(cx.proto, tag, data, plan.transfer_in),
+                _ => unreachable!("the device server planned a medium access without a logical unit"),
+            }
+            return Flow::Taken;
+        };
+        let unit = slot.unit.clone();
+        let edtl = u64::from(command.expected_data_transfer_length);
+        let available = if command.write { edtl } else { 0 };
+        if plan.transfer_out > 0
+            && let Err(check) = plan.limit_data_out(&unit.scsi, available)
+        {
+            cx.proto.accept(tag, DataOut::None);
+            refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
+            return Flow::Taken;
+        }
+        plan.limit_data_in(&unit.scsi, if command.read { edtl } else { 0 });
+        let wanted = plan.transfer_out.min(available) as usize;
+        if wanted > 0 {
+            let Some(charge) = cx.memory.try_charge(wanted) else {
+                self.waiting = Some(command);
+                return Flow::NoMemory;
+            };
+            let reset_generation = unit.reset_generation();
+            self.set(tag, Task::Collecting { lun, unit, plan, charge, reset_generation });
+            cx.proto.accept(tag, DataOut::Receive { len: wanted, buf: BytesMut::with_capacity(wanted) });
+            return Flow::Taken;
+        }
+        let needs = match &plan.step {
+            Step::Block(op) if unit.reads_into_buffers() => Work::read_bytes_of(op),
+            _ => 0,
+        };
+        let charge = match needs {
+            0 => None,
+            bytes => match cx.memory.try_charge(bytes) {
+                Some(charge) => Some(charge),
+                None => {
+                    self.waiting = Some(command);
+                    return Flow::NoMemory;
+                }
+            },
+        };
+        cx.proto.accept(tag, DataOut::None);
+        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, cx);
+        Flow::Taken
+    }
+
+    /// All data-out of a task is there.
+    pub fn data_out(&mut self, tag: TaskTag, data: BytesMut, cx: &mut Carrier<'_>) {
+        match self.take(tag) {
+            Some(Task::Collecting { lun, unit, plan, charge, reset_generation }) => {
+                if unit.reset_generation() == reset_generation {
+                    self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), cx);
+                } else {
+                    cx.proto.abandon(tag);
+                }
+            }
+            _ => unreachable!("data-out for a task that does not wait for it"),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
+    fn carry_out(
+        &mut self,
+        tag: TaskTag,
+        lun: Lun,
+        unit: Arc<Unit>,
+        plan: Plan,
+        data: Bytes,
+        charge: Option<Charge>,
+        cx: &mut Carrier<'_>,
+    ) {
+        let transfer_length = plan.transfer_in.max(plan.transfer_out);
+        let op = match plan.step {
+            Step::Reply(reply) => return good(cx.proto, tag, reply, transfer_length),
+            Step::Block(op) => op,
+            Step::Parameters(parameters) => {
+                let Some(slot) = self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, &unit)) else {
+                    // The LUN was unmapped while the parameters were on their way.
+                    let gone = CheckCondition::from(lusd_scsi::Fault::LogicalUnitNotSupported);
+                    return refuse(cx.proto, tag, &gone, Some(&unit), transfer_length);
+                };
+                match parameters.finish(slot.scsi(), &data) {
+                    Ok(After::Done) => return good(cx.proto, tag, Bytes::new(), transfer_length),
+                    Ok(After::Block(op)) => op,
+                    Err(check) => return refuse(cx.proto, tag, &check, Some(&unit), transfer_length),
+                }
+            }
+        };
+        let at = op.ranges().first().map_or(0, |range| range.offset);
+        let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
+        self.start(tag, unit, Work { op, data }, charge, reply, cx);
+    }
+
+    fn start(
+        &mut self,
+        tag: TaskTag,
+        unit: Arc<Unit>,
+        work: Work,
+        charge: Option<Charge>,
+        reply: Reply,
+        cx: &mut Carrier<'_>,
+    ) {
+        if let Err(check) = unit.scsi.admit(&work.op) {
+            return refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
+        }
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag.0) {
+            Started::Pending => self.set(tag, Task::Running { unit, reply }),
+            Started::Done(Outcome::Revoked) => {
+                // The outcome is not ours to tell: the next look at the handle resets the session.
+                self.set(tag, Task::Aborted);
+                cx.inbox.revoke();
+            }
+            Started::Done(outcome) => answer(cx.proto, tag, &unit, reply, outcome),
+            Started::Held(work, charge) => {
+                let reset_generation = unit.reset_generation();
+                self.parked = true;
+                self.set(tag, Task::Parked { unit, work, charge, reply, reset_generation });
+            }
+            Started::Shut => {
+                // Nothing was submitted: the host is told to look elsewhere, or to come again.
+                let check = unit.scsi.access().check().err();
+                let check = check.unwrap_or_else(|| CheckCondition::new(lusd_scsi::NOT_SERVED));
+                refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
+            }
+        }
+    }
+
+    /// An operation has ended.
+    pub fn outcome(&mut self, tag: u32, outcome: Outcome, proto: &mut Proto) -> Result<(), Lost> {
+        let tag = TaskTag(tag);
+        match (self.take(tag), outcome) {
+            (_, Outcome::Revoked) => Err(Lost),
+            (Some(Task::Running { unit, reply }), outcome) => {
+                answer(proto, tag, &unit, reply, outcome);
+                self.answer_management(proto);
+                Ok(())
+            }
+            (Some(Task::Aborted), _) => {
+                proto.abandon(tag);
+                self.answer_management(proto);
+                Ok(())
+            }
+            _ => unreachable!("an outcome for a task that does not run"),
+        }
+    }
+
+    /// True while anything of the session could still take effect.
+    pub(super) fn is_busy(&self) -> bool {
+        self.tasks.iter().any(Option::is_some)
+    }
+
+    pub(super) fn set(&mut self, tag: TaskTag, task: Task) {
+        let index = tag.0 as usize;
+        if self.tasks.len() <= index {
+            self.tasks.resize_with(index + 1, || None);
+        }
+        let before = self.tasks[index].replace(task);
+        assert!(before.is_none(), "a task tag was used twice");
+    }
+
+    pub(super) fn take(&mut self, tag: TaskTag) -> Option<Task> {
+        self.tasks.get_mut(tag.0 as usize)?.take()
+    }
+}
+
+fn good(proto: &mut Proto, tag: TaskTag, data_in: Bytes, transfer_length: u64) {
+    proto.respond(tag, Response { status: Status::Good as u8, sense: &[], data_in, transfer_length });
+}
+
+fn refuse(proto: &mut Proto, tag: TaskTag, check: &CheckCondition, unit: Option<&Unit>, transfer_length: u64) {
+    let format = unit.map_or(SenseFormat::Fixed, |unit| unit.scsi.sense_format());
+    let sense = check.sense(format);
+    let status = Status::CheckCondition as u8;
+    proto.respond(tag, Response { status, sense: &sense, data_in: Bytes::new(), transfer_length });
+}
+
+/// The one place where an outcome becomes an answer.
+fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, outcome: Outcome) {
+    let error = match outcome {
+        Outcome::Done(Ok(data)) => return good(proto, tag, data, reply.transfer_length),
+        Outcome::Aborted => return proto.abandon(tag),
+        Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
+        Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
+        Outcome::Done(Err(error)) => {
+            warn!(lu = %unit.name, lun = %reply.lun, ?error, writes = reply.writes, "a command failed in the backend");
+            scsi_error(error, reply.writes)
+        }
+    };
+    let (status, check) = error.answer(unit.scsi.block_size(), reply.at);
+    debug!(lu = %unit.name, ?status, ?check, "answered with an error");
+    match check {
+        Some(check) => refuse(proto, tag, &check, Some(unit), reply.transfer_length),
+        None => proto.respond(
+            tag,
+            Response {
+                status: status as u8,
+                sense: &[],
+                data_in: Bytes::new(),
+                transfer_length: reply.transfer_length,
+            },
+        ),
+    }
+}
+
+fn scsi_error(error: BackendError, writes: bool) -> lusd_scsi::BackendError {
+    match (error, writes) {
+        (BackendError::NoSpace, _) => lusd_scsi::BackendError::NoSpace,
+        (BackendError::OutOfRange, _) => lusd_scsi::BackendError::OutOfRange,
+        (BackendError::Medium, true) => lusd_scsi::BackendError::MediumWrite,
+        (BackendError::Medium, false) => lusd_scsi::BackendError::MediumRead,
+        (BackendError::Refused, _) => lusd_scsi::BackendError::Internal,
+        (BackendError::Lost | BackendError::Unknown, _) => {
+            unreachable!("a lost logical unit revokes its operations")
+        }
+    }
+}
