@@ -1,2 +1,52 @@
-//! Placeholder.
+//! A SCSI device server without I/O: SPC-4 and SBC-3 for disks.
+//!
+//! ```text
+//!            cdb, Context, Unit                          data-out
+//!                   |                                       |
+//!   table (one row a command) -> plan() -> Plan { Step::Parameters -> finish() -> After }
+//!                   |                           { Step::Block(BlockOp) -------------> backend }
+//!            Err(CheckCondition)                { Step::Reply(Bytes)                          }
+//!                   |
+//!              Sense bytes
+//! ```
+//!
+//! The daemon finds the [`LogicalUnit`] behind a LUN and calls [`plan`]; it gathers the data-out that the plan wants,
+//! hands the [`BlockOp`] to the backend, and sends status, data and sense. Nothing here waits, reads a clock, or
+//! knows what carried the command or what stores the blocks.
+//!
+//! Invariants:
+//! - A [`BlockOp`] is whole blocks inside the capacity at the time of the plan; [`LogicalUnit::admit`] checks again.
+//! - READ and WRITE take no lock and do not allocate.
+//! - What INQUIRY, the mode pages and REPORT SUPPORTED OPERATION CODES announce is what [`plan`] accepts: they read
+//!   the same tables and limits.
+//! - Deliberately absent: ACA (NORMACA=0), protection information, linked and third-party commands, medium removal.
 #![forbid(unsafe_code)]
+
+mod attention;
+mod block;
+mod cdb;
+mod lu;
+mod lun;
+mod plan;
+mod port;
+mod sbc;
+mod sense;
+mod spc;
+mod status;
+mod table;
+mod vpd;
+
+pub use crate::attention::{NexusLu, UnitAttention};
+pub use crate::block::{BackendError, BlockOp, Comparand, Range};
+pub use crate::lu::{
+    AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
+    LogicalUnitError, Naa, SERIAL_BYTES_MAX,
+};
+pub use crate::lun::Lun;
+pub use crate::plan::{After, Context, Parameters, Plan, SessionView, Step, Unit, plan};
+pub use crate::port::{TARGET_NAME_BYTES_MAX, TargetPort, TaskManagementFunctions};
+pub use crate::sense::{
+    CheckCondition, Fault, KeySpecific, SENSE_BYTES_MAX, Sense, SenseCode, SenseFormat, SenseKey,
+};
+pub use crate::status::Status;
+pub use crate::table::{Flags, Row, commands};

@@ -1,0 +1,210 @@
+//! From a CDB to a plan: what is to be transferred, and what is to be done.
+
+use bytes::Bytes;
+
+use crate::attention::NexusLu;
+use crate::block::{BlockOp, Comparand};
+use crate::cdb::Cdb;
+use crate::lun::Lun;
+use crate::sbc::{UnmapList, WriteSamePattern};
+use crate::sense::{CheckCondition, Fault};
+use crate::spc::ModeSelect;
+use crate::table::{self, Flags, Handler};
+use crate::{LogicalUnit, TargetPort};
+
+/// What a session shows of its logical units, for REPORT LUNS.
+pub trait SessionView {
+    /// Calls `each` for every LUN of the session in ascending order, with the nexus's state where there is one.
+    fn visit(&self, each: &mut dyn FnMut(Lun, Option<&NexusLu>));
+}
+
+/// Where a command came from and where it is addressed.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The addressed LUN; `None` for a wire form that cannot name one ([`Lun::from_wire`]).
+    pub lun: Option<Lun>,
+    /// The target port that received the command.
+    pub port: &'a TargetPort,
+    /// The session that received it.
+    pub session: &'a dyn SessionView,
+}
+
+/// The addressed logical unit, and what the nexus has not been told about it.
+#[derive(Clone, Copy)]
+pub struct Unit<'a> {
+    /// The logical unit.
+    pub lu: &'a LogicalUnit,
+    /// The nexus's state.
+    pub nexus: &'a NexusLu,
+}
+
+/// What a command will do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of data-out that the command wants; 0: none.
+    pub transfer_out: u64,
+    /// Bytes of data-in that the command returns when it ends with GOOD; for the residual count.
+    pub transfer_in: u64,
+    /// What is to be done.
+    pub step: Step,
+}
+
+/// What is to be done once data-out is there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: status GOOD with this data-in, which is already cut to the allocation length.
+    Reply(Bytes),
+    /// Look at data-out first: [`Parameters::finish`].
+    Parameters(Parameters),
+    /// Ask the backend.
+    Block(BlockOp),
+}
+
+/// A command that depends on the contents of its data-out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parameters(pub(crate) ParametersKind);
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ParametersKind {
+    ModeSelect(ModeSelect),
+    Unmap(UnmapList),
+    WriteSame(WriteSamePattern),
+}
+
+/// What remains once data-out has been looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing: status GOOD.
+    Done,
+    /// Ask the backend; data-out goes with it.
+    Block(BlockOp),
+}
+
+impl Parameters {
+    /// Checks `data_out` (at most [`Plan::transfer_out`] bytes) and does what needs no medium.
+    pub fn finish(self, unit: Unit<'_>, data_out: &[u8]) -> Result<After, CheckCondition> {
+        match self.0 {
+            ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
+            ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),
+            ParametersKind::WriteSame(pattern) => pattern.finish(unit.lu, data_out),
+        }
+    }
+}
+
+impl Plan {
+    /// GOOD without data.
+    pub(crate) fn done() -> Plan {
+        Plan { transfer_out: 0, transfer_in: 0, step: Step::Reply(Bytes::new()) }
+    }
+
+    /// GOOD with the first `allocation_length` bytes of `data` (SPC-4 4.3.5.6).
+    pub(crate) fn reply(mut data: Vec<u8>, allocation_length: u32) -> Plan {
+        data.truncate(usize::try_from(allocation_length).unwrap_or(usize::MAX));
+        Plan { transfer_out: 0, transfer_in: data.len() as u64, step: Step::Reply(data.into()) }
+    }
+
+    /// An operation of the backend that moves `transfer_out` or `transfer_in` bytes.
+    pub(crate) fn block(op: BlockOp, transfer_out: u64, transfer_in: u64) -> Plan {
+        Plan { transfer_out, transfer_in, step: Step::Block(op) }
+    }
+
+    pub(crate) fn parameters(kind: ParametersKind, transfer_out: u64) -> Plan {
+        Plan { transfer_out, transfer_in: 0, step: Step::Parameters(Parameters(kind)) }
+    }
+
+    /// Fits the plan to a data-out buffer of `available` bytes (iSCSI: the expected data transfer length, or 0 for
+    /// a command that is not marked as a write). To be called before data-out is gathered; then
+    /// `min(available, transfer_out)` bytes are wanted. `transfer_out` stays, for the residual count.
+    ///
+    /// A write, or a comparison, of fewer whole blocks than the CDB says is cut to those (as the residual overflow
+    /// tells the host), one that ends inside a block is refused: no block is ever half written. WRITE SAME takes
+    /// exactly one block. What becomes of a short parameter list is decided by [`Parameters::finish`].
+    pub fn limit_data_out(&mut self, lu: &LogicalUnit, available: u64) -> Result<(), CheckCondition> {
+        let block_bytes = lu.block_size().bytes();
+        match &mut self.step {
+            Step::Parameters(Parameters(ParametersKind::WriteSame(_)))
+            | Step::Block(BlockOp::Compare { comparand: Comparand::OneBlock, .. }) => {
+                if available != self.transfer_out {
+                    return Err(Fault::InvalidFieldInInformationUnit.into());
+                }
+            }
+            Step::Block(op) if available < self.transfer_out => {
+                let Some(range) = op.transferred_range_mut() else { return Ok(()) };
+                if !available.is_multiple_of(block_bytes) {
+                    return Err(Fault::InvalidFieldInInformationUnit.into());
+                }
+                range.len = available;
+                if available == 0 {
+                    self.step = Step::Reply(Bytes::new());
+                }
+            }
+            Step::Reply(_) | Step::Parameters(_) | Step::Block(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Fits the plan to a data-in buffer of `available` bytes: blocks of which the host takes nothing are not read.
+    /// `transfer_in` stays, for the residual count; data-in may still be longer than `available`.
+    pub fn limit_data_in(&mut self, lu: &LogicalUnit, available: u64) {
+        if available >= self.transfer_in {
+            return;
+        }
+        if let Step::Block(BlockOp::Read(range)) = &mut self.step {
+            range.len = range.len.min(available.next_multiple_of(lu.block_size().bytes()));
+            if range.len == 0 {
+                self.step = Step::Reply(Bytes::new());
+            }
+        }
+    }
+}
+
+/// A request as the handlers that do without a logical unit see it.
+pub(crate) struct Request<'a> {
+    pub(crate) cdb: Cdb,
+    pub(crate) context: &'a Context<'a>,
+    pub(crate) unit: Option<Unit<'a>>,
+}
+
+/// Plans one command. `unit` is what the session has under the addressed LUN, `None` if nothing.
+///
+/// The order of the checks: operation code, reserved bits, unit attention, access state, write protection, the
+/// command's own fields, its range. `Err`: status CHECK CONDITION, with sense data in the logical unit's
+/// [`LogicalUnit::sense_format`].
+pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result<Plan, CheckCondition> {
+    let len = cdb.len();
+    let cdb = Cdb::new(cdb);
+    let row = table::find(&cdb, len);
+    match unit {
+        None => {
+            // SAM-5 4.7.1: what an incorrect logical unit number answers.
+            let Ok(row) = row else { return Err(Fault::LogicalUnitNotSupported.into()) };
+            if !row.flags.has(Flags::WITHOUT_UNIT) {
+                return Err(Fault::LogicalUnitNotSupported.into());
+            }
+            row.check(&cdb, len, false)?;
+            match row.handler {
+                Handler::Target(handler) => handler(&Request { cdb, context, unit }),
+                Handler::Unit(_) => Err(Fault::LogicalUnitNotSupported.into()),
+            }
+        }
+        Some(unit) => {
+            let row = row?;
+            row.check(&cdb, len, unit.lu.is_thin())?;
+            if !row.flags.has(Flags::DURING_ATTENTION)
+                && let Some(attention) = unit.nexus.take(&unit.lu.attentions)
+            {
+                return Err(attention);
+            }
+            if !row.flags.has(Flags::NOT_SERVING) {
+                unit.lu.access().check()?;
+            }
+            if row.flags.has(Flags::WRITES) {
+                unit.lu.check_writable()?;
+            }
+            match row.handler {
+                Handler::Unit(handler) => handler(&cdb, unit),
+                Handler::Target(handler) => handler(&Request { cdb, context, unit: Some(unit) }),
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Primary commands (SPC-4): about the device, the session and the nexus.
+
+mod inquiry;
+mod mode_pages;
+mod mode_select;
+mod mode_sense;
+mod opcodes;
+mod ready;
+mod report_luns;
+
+pub(crate) use self::inquiry::{DISK, NO_UNIT, inquiry};
+pub(crate) use self::mode_select::{ModeSelect, mode_select_6, mode_select_10};
+pub(crate) use self::mode_sense::{mode_sense_6, mode_sense_10};
+pub(crate) use self::opcodes::{
+    report_supported_operation_codes, report_supported_task_management_functions,
+};
+pub(crate) use self::ready::{prevent_allow_medium_removal, request_sense, test_unit_ready};
+pub(crate) use self::report_luns::report_luns;

@@ -1,0 +1,174 @@
+//! The mode pages of a disk: what each says and which of its bits can be changed. MODE SENSE and MODE SELECT read this
+//! table; saving is not offered, and all pages are shared by all nexuses.
+
+use crate::LogicalUnit;
+
+/// PAGE CODE of "all pages".
+pub(crate) const ALL_PAGES: u8 = 0x3f;
+/// SUBPAGE CODE of "all subpages".
+pub(crate) const ALL_SUBPAGES: u8 = 0xff;
+
+/// D_SENSE in byte 2 of the Control page.
+const D_SENSE: u8 = 0x04;
+/// SWP in byte 4 of the Control page.
+const SWP: u8 = 0x08;
+
+/// Header of a page in page_0 format, and of one in sub_page format.
+const PAGE_0_HEADER: usize = 2;
+const SUB_PAGE_HEADER: usize = 4;
+/// SPF in byte 0.
+const SUB_PAGE_FORMAT: u8 = 0x40;
+
+/// The three kinds of value that a page has here (SPC-4 6.14.2; saved values do not exist).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageControl {
+    Current,
+    Changeable,
+    Default,
+}
+
+/// The changeable parameters of a logical unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModeParameters {
+    /// D_SENSE: descriptor format sense data.
+    pub(crate) descriptor_sense: bool,
+    /// SWP: software write protect.
+    pub(crate) software_write_protect: bool,
+}
+
+/// A mode page: its place, its length, and its bytes.
+pub(crate) struct ModePage {
+    pub(crate) code: u8,
+    pub(crate) subcode: u8,
+    /// Bytes with the header.
+    len: usize,
+    /// Fills in a page of zeroes behind its header.
+    fill: fn(&mut [u8], &LogicalUnit, ModeParameters),
+    /// Bits that MODE SELECT may change.
+    changeable: &'static [(usize, u8)],
+}
+
+/// All pages, by page code and subpage code.
+pub(crate) static PAGES: [ModePage; 4] = [
+    ModePage { code: 0x08, subcode: 0, len: 20, fill: caching, changeable: &[] },
+    ModePage { code: 0x0a, subcode: 0, len: 12, fill: control, changeable: &[(2, D_SENSE), (4, SWP)] },
+    ModePage { code: 0x0a, subcode: 1, len: 32, fill: |_, _, _| {}, changeable: &[] },
+    ModePage { code: 0x1c, subcode: 0, len: 12, fill: informational_exceptions, changeable: &[] },
+];
+
+/// Caching (SBC-3 6.4.5). The read cache (RCD=0) is whatever lies below; prefetch is left to it.
+fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
+    const WCE: u8 = 0x04;
+    if lu.has_write_cache() {
+        page[2] = WCE;
+    }
+}
+
+/// Control (SPC-4 7.5.8).
+fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
+    // One task set for all nexuses, whose commands run in any order; no answers to aborted commands (TAS=0).
+    const UNRESTRICTED_REORDERING: u8 = 0x10;
+    page[3] = UNRESTRICTED_REORDERING;
+    if parameters.descriptor_sense {
+        page[2] |= D_SENSE;
+    }
+    if parameters.software_write_protect {
+        page[4] |= SWP;
+    }
+}
+
+/// Informational Exceptions Control (SPC-4 7.5.11): none are reported here; the cluster's health is Ceph's to tell.
+fn informational_exceptions(page: &mut [u8], _: &LogicalUnit, _: ModeParameters) {
+    const DEXCPT: u8 = 0x08;
+    page[2] = DEXCPT;
+}
+
+impl ModePage {
+    /// The page of a code and subcode.
+    pub(crate) fn find(code: u8, subcode: u8) -> Option<&'static ModePage> {
+        PAGES.iter().find(|page| page.code == code && page.subcode == subcode)
+    }
+
+    /// Bytes of the page's header.
+    pub(crate) fn header_len(&self) -> usize {
+        if self.subcode == 0 { PAGE_0_HEADER } else { SUB_PAGE_HEADER }
+    }
+
+    /// The page's bytes (PS=0).
+    pub(crate) fn bytes(&self, lu: &LogicalUnit, control: PageControl) -> Vec<u8> {
+        let mut page = vec![0; self.len];
+        match control {
+            PageControl::Current => (self.fill)(&mut page, lu, ModeParameters::current(lu)),
+            PageControl::Default => (self.fill)(&mut page, lu, ModeParameters::default()),
+            PageControl::Changeable => {
+                for (at, mask) in self.changeable {
+                    page[*at] = *mask;
+                }
+            }
+        }
+        page[0] = self.code;
+        if self.subcode == 0 {
+            page[1] = (self.len - PAGE_0_HEADER) as u8;
+        } else {
+            page[0] |= SUB_PAGE_FORMAT;
+            page[1] = self.subcode;
+            page[2..4].copy_from_slice(&((self.len - SUB_PAGE_HEADER) as u16).to_be_bytes());
+        }
+        page
+    }
+}
+
+impl ModeParameters {
+    pub(crate) fn current(lu: &LogicalUnit) -> ModeParameters {
+        ModeParameters {
+            descriptor_sense: lu.sense_format() == crate::SenseFormat::Descriptor,
+            software_write_protect: lu.software_write_protect(),
+        }
+    }
+
+    /// Takes over the changeable bits of a page that was sent.
+    pub(crate) fn take_from(&mut self, page: &ModePage, bytes: &[u8]) {
+        if (page.code, page.subcode) == (0x0a, 0) {
+            self.descriptor_sense = bytes[2] & D_SENSE != 0;
+            self.software_write_protect = bytes[4] & SWP != 0;
+        }
+    }
+
+    pub(crate) fn apply(self, lu: &LogicalUnit) {
+        lu.set_descriptor_sense(self.descriptor_sense);
+        lu.set_software_write_protect(self.software_write_protect);
+    }
+}
+
+/// Header sizes: MODE SENSE (6) and MODE SENSE (10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderForm {
+    Short,
+    Long,
+}
+
+impl HeaderForm {
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            HeaderForm::Short => 4,
+            HeaderForm::Long => 8,
+        }
+    }
+}
+
+/// Bytes of the short and the long LBA mode parameter block descriptor (SBC-3 6.4.2).
+pub(crate) const SHORT_DESCRIPTOR_BYTES: usize = 8;
+pub(crate) const LONG_DESCRIPTOR_BYTES: usize = 16;
+
+/// The short LBA block descriptor; a count that does not fit is all ones.
+pub(crate) fn short_descriptor(lu: &LogicalUnit) -> [u8; SHORT_DESCRIPTOR_BYTES] {
+    let blocks = u32::try_from(lu.blocks()).unwrap_or(u32::MAX);
+    // LOGICAL BLOCK LENGTH has 24 bits; byte 4 in front of it is reserved.
+    let length = lu.block_size().bytes();
+    (u64::from(blocks) << 32 | length).to_be_bytes()
+}
+
+/// The long LBA block descriptor.
+pub(crate) fn long_descriptor(lu: &LogicalUnit) -> [u8; LONG_DESCRIPTOR_BYTES] {
+    (u128::from(lu.blocks()) << 64 | u128::from(lu.block_size().bytes())).to_be_bytes()
+}

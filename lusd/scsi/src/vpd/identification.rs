@@ -1,0 +1,57 @@
+//! Device Identification (SPC-4 7.8.6): by these designators hosts recognize one logical unit on many paths.
+
+use crate::{LogicalUnit, TargetPort};
+
+/// CODE SET.
+const BINARY: u8 = 1;
+const ASCII: u8 = 2;
+const UTF_8: u8 = 3;
+
+/// ASSOCIATION, in place.
+const LOGICAL_UNIT: u8 = 0 << 4;
+const TARGET_PORT: u8 = 1 << 4;
+const TARGET_DEVICE: u8 = 2 << 4;
+
+/// DESIGNATOR TYPE.
+const T10_VENDOR_ID: u8 = 1;
+const NAA: u8 = 3;
+const RELATIVE_TARGET_PORT: u8 = 4;
+const TARGET_PORT_GROUP: u8 = 5;
+const SCSI_NAME: u8 = 8;
+const UUID: u8 = 0x0a;
+
+pub(super) fn device_identification(lu: &LogicalUnit, port: &TargetPort) -> Vec<u8> {
+    let identity = lu.identity();
+    let mut page = Vec::new();
+    push(&mut page, BINARY, LOGICAL_UNIT | NAA, identity.naa.as_bytes());
+    let t10 = [&identity.vendor[..], &identity.product, identity.serial.as_bytes()].concat();
+    push(&mut page, ASCII, LOGICAL_UNIT | T10_VENDOR_ID, &t10);
+    // UUID TYPE 1h in the high nibble, one reserved byte.
+    let uuid = [&[0x10, 0], &identity.id[..]].concat();
+    push(&mut page, BINARY, LOGICAL_UNIT | UUID, &uuid);
+    let [high, low] = port.relative_target_port.to_be_bytes();
+    push(&mut page, BINARY, TARGET_PORT | RELATIVE_TARGET_PORT, &[0, 0, high, low]);
+    let [high, low] = port.target_port_group.to_be_bytes();
+    push(&mut page, BINARY, TARGET_PORT | TARGET_PORT_GROUP, &[0, 0, high, low]);
+    push(&mut page, UTF_8, TARGET_PORT | SCSI_NAME, &scsi_name(&port.scsi_port_name()));
+    push(&mut page, UTF_8, TARGET_DEVICE | SCSI_NAME, &scsi_name(port.bounded_name()));
+    page
+}
+
+/// SPC-4 7.8.6.11: null terminated, padded to a multiple of 4 bytes. Names are bounded, so it is at most 236 bytes.
+fn scsi_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize((name.len() + 1).next_multiple_of(4), 0);
+    bytes
+}
+
+fn push(page: &mut Vec<u8>, code_set: u8, association_and_type: u8, designator: &[u8]) {
+    const ISCSI: u8 = 5 << 4;
+    const PIV: u8 = 0x80;
+    // The protocol goes with ports and devices; for a logical unit it says nothing.
+    let of_port = association_and_type & (TARGET_PORT | TARGET_DEVICE) != 0;
+    let (protocol, piv) = if of_port { (ISCSI, PIV) } else { (0, 0) };
+    let length = u8::try_from(designator.len()).unwrap_or(u8::MAX);
+    page.extend_from_slice(&[protocol | code_set, piv | association_and_type, 0, length]);
+    page.extend_from_slice(&designator[..usize::from(length)]);
+}
