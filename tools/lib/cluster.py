@@ -24,6 +24,7 @@ import subprocess
 import time
 import uuid
 
+import build
 import procs
 import ui
 from ui import Failure, progress
@@ -161,6 +162,21 @@ class Cluster:
     def ceph_args(self):
         """CEPH_ARGS for Ceph's tools, beside CEPH_CONF."""
         return f"--name client.admin --keyring {self.keyring}"
+
+    def exports(self):
+        """The environment in which Ceph's tools, `lus` and the checks speak to this cluster, as text."""
+        path = [str(build.bin_dir(self.state["profile"])), *os.environ.get("PATH", os.defpath).split(":")]
+        return {
+            "CEPH_CONF": str(self.conf),
+            "CEPH_ARGS": self.ceph_args(),
+            "PATH": ":".join(dict.fromkeys(path)),
+            "LUS_PORTALS": " ".join(self.portal(name) for name in self.lusd_names()),
+            "LUS_DIR": str(self.dir),
+        }
+
+    def stopped(self):
+        """The names of daemons that do not run."""
+        return [name for name in self.names() if not self.process(name).pid()]
 
     def is_default(self):
         """Whether commands find it without --dir."""

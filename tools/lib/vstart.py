@@ -1,7 +1,6 @@
 """tools/vstart: its commands and their options."""
 
 import argparse
-import collections
 import ipaddress
 import json
 import os
@@ -225,18 +224,10 @@ def _daemon_status(cluster, name):
 
 def _env(_options, cluster):
     cluster.require()
-    stopped = [name for name in cluster.names() if not cluster.process(name).pid()]
+    stopped = cluster.stopped()
     if stopped:
         print(f"{PROGRAM}: not running: {' '.join(stopped)}; start with: {PROGRAM} up", file=sys.stderr)
-    path = [str(build.bin_dir(cluster.state["profile"])), *os.environ.get("PATH", os.defpath).split(":")]
-    exports = {
-        "CEPH_CONF": cluster.conf,
-        "CEPH_ARGS": cluster.ceph_args(),
-        "PATH": ":".join(collections.OrderedDict.fromkeys(path)),
-        "LUS_PORTALS": " ".join(cluster.portal(name) for name in cluster.lusd_names()),
-        "LUS_DIR": cluster.dir,
-    }
-    for name, value in exports.items():
+    for name, value in cluster.exports().items():
         print(f"export {name}={shlex.quote(str(value))}")
     return 0
 

@@ -1,0 +1,77 @@
+"""The tree's own rules that no compiler checks: which crate may use what, how long a file may be, whether scripts parse."""
+
+import ast
+import os
+import re
+import subprocess
+
+# Lines of a Rust file without its tests.
+MAX_LINES = 800
+# The only crates with `unsafe`; all others forbid it in their root.
+UNSAFE_BELOW = "lusd/ceph/"
+# Layers that know no runtime, no clock and no chance.
+PURE_CRATES = ("lus-map", "lusd-iscsi", "lusd-scsi")
+NOT_IN_PURE_CRATES = ("tokio", "rand", "getrandom")
+
+
+def problems(root, metadata):
+    """What is wrong, one sentence each; `metadata` is that of cargo."""
+    found = []
+    listed = subprocess.run(
+        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
+    )
+    if listed.returncode == 0:
+        names = listed.stdout.split("\0")[:-1]
+    else:
+        names = [os.path.relpath(os.path.join(at, name), root) for at, _, files in os.walk(root) for name in files]
+    for name in sorted(names):
+        path = root / name
+        if name.startswith(("target/", ".git/")) or not path.is_file():
+            continue
+        if name.endswith(".rs"):
+            found += _rust(name, path.read_text())
+        elif name.startswith(("tools/", "qa/", ".ci/")):
+            found += _script(name, path)
+    return [*found, *_crates(root, metadata)]
+
+
+def _rust(name, text):
+    code = text.split("\n#[cfg(test)]\nmod ", 1)[0]
+    lines = code.count("\n")
+    if lines > MAX_LINES and "/tests/" not in name and not name.endswith("tests.rs"):
+        yield f"{name}: {lines} lines without its tests; {MAX_LINES} is the limit"
+    if re.search(r"\bunsafe\b\s*(\{|fn|impl|extern)", text) and not name.startswith(UNSAFE_BELOW):
+        yield f"{name}: unsafe outside {UNSAFE_BELOW}"
+
+
+def _script(name, path):
+    first, text = path.open("rb").readline(), None
+    executable = os.access(path, os.X_OK)
+    if first.startswith(b"#!") != executable and not name.endswith((".py", ".rs", ".c", ".h")):
+        yield f"{name}: {'executable without a #! line' if executable else 'a #! line, but not executable'}"
+    if name.endswith(".py") or b"python3" in first:
+        try:
+            text = path.read_text()
+            ast.parse(text, name)
+        except (SyntaxError, UnicodeDecodeError) as error:
+            yield f"{name}: {error}"
+    elif name.endswith(".sh") or (first.startswith(b"#!") and first.strip().endswith((b"/sh", b"/bash", b"/sh -eu"))):
+        shell = "bash" if b"bash" in first else "sh"
+        done = subprocess.run([shell, "-n", path], capture_output=True, text=True)
+        if done.returncode != 0:
+            yield f"{name}: {done.stderr.strip()}"
+
+
+def _crates(root, metadata):
+    for package in metadata["packages"]:
+        for target in package["targets"]:
+            source = os.path.relpath(target["src_path"], root)
+            if not set(target["kind"]) & {"lib", "bin"} or source.startswith(UNSAFE_BELOW):
+                continue
+            with open(target["src_path"]) as file:
+                if "#![forbid(unsafe_code)]" not in file.read():
+                    yield f"{source}: lacks #![forbid(unsafe_code)]"
+        if package["name"] in PURE_CRATES:
+            for dependency in package["dependencies"]:
+                if dependency["kind"] is None and dependency["name"] in NOT_IN_PURE_CRATES:
+                    yield f"{package['name']} depends on {dependency['name']}: it must know no runtime, clock or chance"
