@@ -1,2 +1,59 @@
-//! Placeholder.
+//! The LUS map: the state of a cluster of `lusd` daemons at an epoch, and the steps from one epoch to the next.
+//!
+//! Pure: no I/O, no clock, no random numbers, no threads; times and ids are arguments. Where the map is kept is the
+//! business of the crate `lus-map-store`.
+//!
+//! ```text
+//!   an intent, a map ──change::*──► Increment ──LusMap::apply──► the next map ──LusMap::diff──► what a daemon has to do
+//!                        │                      LusMap::take_back ◄── (a past map)
+//!                        └─► Refusal (errno, sentence)
+//! ```
+//!
+//! Invariants:
+//! - A map is a value. `apply` is a function of a map and an increment, and replaying all increments gives the map that
+//!   is read whole, byte for byte.
+//! - What this program does not change it writes never again: each entity keeps the bytes it was read from.
+//! - What a newer program wrote with a higher `min_writer` is read, and never written.
+//! - [`LusMap::check`] holds before and after every change that [`change`] makes.
+//! - What changed costs; what did not is shared between one epoch and the next.
 #![forbid(unsafe_code)]
+
+mod apply;
+pub mod change;
+mod check;
+mod diff;
+mod dump;
+mod id;
+pub mod increment;
+mod key;
+mod map;
+mod model;
+mod placement;
+pub mod record;
+mod table;
+mod time;
+mod wire;
+
+pub use apply::ApplyError;
+pub use change::{Change, Refusal};
+pub use check::{Invariant, VIOLATIONS_MAX, Violation};
+pub use diff::{Delta, MapDiff, Shared};
+pub use id::{
+    BadName, ClientAddr, DAEMON_ID_BYTES_MAX, DaemonId, Epoch, ISCSI_NAME_BYTES_MAX, ImageSpec, Iqn, LUN_MAX,
+    LuId, LuName, Lun, VolatileName, Wwn,
+};
+pub use increment::{INCREMENTS_KEPT, Increment, KeyChange, Origin};
+pub use key::{
+    BadKey, EPOCH_XATTR, HostKey, INCREMENT_PREFIX, InstanceKey, KEY_BYTES_MAX, Key, LunKey, MAP_OBJECT,
+    increment_epoch, increment_key,
+};
+pub use map::LusMap;
+pub use model::{
+    ADDRESSES_MAX, Backend, BlockSize, DaemonInstance, FEATURES, FENCED_MAX, Fenced, Host, InstanceState, Lu,
+    LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, Placement, PlacementReason,
+    SERIAL_BYTES_MAX, Target, VENDOR_BYTES_MAX, VENDOR_DEFAULT, WEIGHT_DEFAULT, WEIGHT_MAX, WRITER,
+};
+pub use placement::choose;
+pub use record::{Holder, LuRecord, LuState, RecordError};
+pub use time::Timestamp;
+pub use wire::{Corrupt, ENTITY_BYTES_MAX, LoadError, Stored};

@@ -1,0 +1,129 @@
+//! The map as text, in the form of `ceph osd dump`: `key value` lines, then a line for each entity.
+
+use std::fmt;
+
+use crate::map::LusMap;
+use crate::model::{
+    Backend, DaemonInstance, Fenced, InstanceState, Lu, LunMapping, Placement, PlacementReason,
+};
+
+/// Values with `separator` between them.
+struct Joined<'a, T>(&'a [T], &'static str);
+
+impl<T: fmt::Display> fmt::Display for Joined<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, value) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str(self.1)?;
+            }
+            value.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fenced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.addr, self.osd_epoch)
+    }
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Retired { .. } => "retired",
+            Self::Down { .. } => "down",
+        })
+    }
+}
+
+impl fmt::Display for PlacementReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Registered => "registered",
+        })
+    }
+}
+
+impl fmt::Display for DaemonInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_or_out = if self.out { "out" } else { "in" };
+        let down_at = self.state.down_at().unwrap_or_default();
+        let control = self.control_addr.as_ref().map(|addr| addr.as_str()).unwrap_or("-");
+        write!(f, "lus.{} {} {in_or_out} weight ", self.id, self.state)?;
+        write!(f, "{}.{:03} up_from {} ", self.weight / 1000, self.weight % 1000, self.up_from)?;
+        write!(
+            f,
+            "down_at {down_at} tag {} portals [{}] ",
+            self.portal_group_tag,
+            Joined(&self.portals, ",")
+        )?;
+        write!(f, "control {control} data [{}] ", Joined(&self.data_addrs, ","))?;
+        write!(f, "to_fence [{}] fenced [{}]", Joined(&self.to_fence, ","), Joined(&self.fenced, ","))?;
+        write!(f, " host '{}' version '{}'", self.hostname, self.version)
+    }
+}
+
+impl fmt::Display for LunMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lun {} target {} lu {}", self.lun, self.target, self.lu)?;
+        match &self.host {
+            Some(host) => write!(f, " host {host}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Lu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lu {} '{}'", self.id, self.name())?;
+        match &self.backend {
+            Backend::Rbd { image_id, .. } => write!(f, " image_id {image_id}")?,
+            Backend::Ram { size_bytes, .. } | Backend::Null { size_bytes, .. } => {
+                write!(f, " size {size_bytes}")?
+            }
+        }
+        let wwn = self.wwn.as_ref().map(|wwn| wwn.as_str()).unwrap_or("-");
+        let access = if self.read_only { "ro" } else { "rw" };
+        write!(f, " block_size {} {access} wwn {wwn} ", self.block_size.bytes())?;
+        write!(f, "serial '{}' vendor '{}' product '{}'", self.serial, self.vendor, self.product)
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pinned = if self.pinned { " pinned" } else { "" };
+        write!(f, "place {} on lus.{} since {} {}{pinned}", self.lu, self.owner, self.since, self.reason)
+    }
+}
+
+impl fmt::Display for LusMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meta = self.meta();
+        let words = |words: &std::collections::BTreeSet<String>| {
+            words.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+        };
+        writeln!(f, "epoch {}", self.epoch())?;
+        writeln!(f, "fsid {}", meta.fsid)?;
+        writeln!(f, "created {}", meta.created)?;
+        writeln!(f, "modified {}", self.modified())?;
+        writeln!(f, "flags {}", words(&meta.flags))?;
+        writeln!(f, "min_writer {}", meta.min_writer)?;
+        writeln!(f, "required_features {}", words(&meta.required_features))?;
+        writeln!(f, "leader_term {}", meta.leader_term)?;
+        writeln!(f, "raft_incarnation {}", meta.raft_incarnation)?;
+        self.daemons().try_for_each(|daemon| writeln!(f, "{daemon}"))?;
+        for target in self.targets() {
+            let open = if target.open { "open" } else { "closed" };
+            writeln!(f, "target {} {open}", target.iqn)?;
+            self.hosts(&target.iqn)
+                .try_for_each(|host| writeln!(f, "host {} target {}", host.initiator, host.target))?;
+            self.luns(&target.iqn).try_for_each(|mapping| writeln!(f, "{mapping}"))?;
+        }
+        self.lus().try_for_each(|lu| writeln!(f, "{lu}"))?;
+        self.placements().try_for_each(|placement| writeln!(f, "{placement}"))?;
+        self.others.iter().try_for_each(|(key, raw)| writeln!(f, "unknown '{key}' {} bytes", raw.len()))
+    }
+}
