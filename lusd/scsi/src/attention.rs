@@ -29,6 +29,8 @@ pub enum UnitAttention {
     DeviceReset,
     /// I_T NEXUS LOSS OCCURRED.
     NexusLoss,
+    /// COMMANDS CLEARED BY ANOTHER INITIATOR: a CLEAR TASK SET of another nexus.
+    CommandsCleared,
     /// REPORTED LUNS DATA HAS CHANGED.
     ReportedLunsDataHasChanged,
     /// INQUIRY DATA HAS CHANGED.
@@ -44,11 +46,12 @@ const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
     /// All kinds, the one to be reported first in front (SAM-5 table 44; beyond the resets the order is ours).
-    pub const ORDER: [UnitAttention; 8] = [
+    pub const ORDER: [UnitAttention; 9] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
         UnitAttention::DeviceReset,
         UnitAttention::NexusLoss,
+        UnitAttention::CommandsCleared,
         UnitAttention::ReportedLunsDataHasChanged,
         UnitAttention::InquiryDataHasChanged,
         UnitAttention::CapacityDataHasChanged,
@@ -62,6 +65,7 @@ impl UnitAttention {
             UnitAttention::BusReset => (0x29, 0x02),
             UnitAttention::DeviceReset => (0x29, 0x03),
             UnitAttention::NexusLoss => (0x29, 0x07),
+            UnitAttention::CommandsCleared => (0x2f, 0x00),
             UnitAttention::ReportedLunsDataHasChanged => (0x3f, 0x0e),
             UnitAttention::InquiryDataHasChanged => (0x3f, 0x03),
             UnitAttention::CapacityDataHasChanged => (0x2a, 0x09),

@@ -40,7 +40,7 @@ pub use crate::attention::{NexusLu, UnitAttention};
 pub use crate::block::{BackendError, BlockOp, Comparand, Range};
 pub use crate::lu::{
     AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
-    LogicalUnitError, Naa, SERIAL_BYTES_MAX,
+    LogicalUnitError, MAX_TRANSFER_BYTES, NOT_SERVED, Naa, SERIAL_BYTES_MAX,
 };
 pub use crate::lun::Lun;
 pub use crate::plan::{After, Context, Parameters, Plan, SessionView, Step, Unit, plan};

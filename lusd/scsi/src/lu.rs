@@ -10,9 +10,9 @@ mod limits;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub use self::access::AccessState;
+pub use self::access::{AccessState, NOT_SERVED};
 pub use self::identity::{Identity, IdentityError, Naa, SERIAL_BYTES_MAX};
-pub use self::limits::Limits;
+pub use self::limits::{Limits, MAX_TRANSFER_BYTES};
 pub(crate) use self::limits::{UNMAP_DESCRIPTOR_BYTES, UNMAP_HEADER_BYTES};
 use crate::attention::{AttentionLog, NexusLu, UnitAttention};
 use crate::block::BlockOp;

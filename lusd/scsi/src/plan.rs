@@ -83,6 +83,8 @@ pub enum After {
 impl Parameters {
     /// Checks `data_out` (at most [`Plan::transfer_out`] bytes) and does what needs no medium.
     pub fn finish(self, unit: Unit<'_>, data_out: &[u8]) -> Result<After, CheckCondition> {
+        // Data-out may have taken long to arrive.
+        unit.lu.access().check()?;
         match self.0 {
             ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
             ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),

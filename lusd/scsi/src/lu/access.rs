@@ -2,6 +2,10 @@
 
 use crate::sense::{CheckCondition, SenseCode, SenseKey};
 
+/// What a command is told that was planned while the logical unit was served and found it shut when it came to be
+/// submitted: LOGICAL UNIT IS IN PROCESS OF BECOMING READY, on which hosts try again.
+pub const NOT_SERVED: SenseCode = SenseCode::new(SenseKey::NotReady, 0x04, 0x01);
+
 /// State of a logical unit as this daemon sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

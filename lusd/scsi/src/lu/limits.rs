@@ -19,6 +19,9 @@ pub struct Limits {
     pub unmap_descriptors_max: u32,
 }
 
+/// Upper bound of [`Limits::transfer_bytes_max`], and its default: hosts cut their requests to it, and the daemon
+/// holds one command's data in one piece.
+pub const MAX_TRANSFER_BYTES: u64 = 8 << 20;
 /// Default object size of RBD.
 const OBJECT_BYTES_DEFAULT: u64 = 4 << 20;
 /// Largest field of one block count in the Block Limits page that we ever announce.
@@ -29,7 +32,7 @@ impl Default for Limits {
         Limits {
             object_bytes: OBJECT_BYTES_DEFAULT,
             optimal_granularity_bytes: 64 << 10,
-            transfer_bytes_max: 8 << 20,
+            transfer_bytes_max: MAX_TRANSFER_BYTES,
             write_same_bytes_max: 64 << 20,
             // 2^20 blocks of 512 bytes: 128 objects of the default size.
             unmap_bytes_max: 512 << 20,
@@ -58,7 +61,8 @@ impl Limits {
         ];
         in_blocks.iter().all(|bytes| {
             *bytes > 0 && bytes.is_multiple_of(block_bytes) && bytes / block_bytes <= BLOCK_COUNT_FIELD_MAX
-        }) && self.optimal_granularity_bytes / block_bytes <= u64::from(u16::MAX)
+        }) && self.transfer_bytes_max <= MAX_TRANSFER_BYTES
+            && self.optimal_granularity_bytes / block_bytes <= u64::from(u16::MAX)
             && (1..=UNMAP_DESCRIPTORS_ON_WIRE).contains(&self.unmap_descriptors_max)
     }
 }
