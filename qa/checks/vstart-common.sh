@@ -76,3 +76,8 @@ healthy() {
     in_cluster "$1" ceph health detail
     fail "$1 is not healthy after 30 s"
 }
+
+# ended PID: whether a process is gone (or waits only to be collected by its parent).
+ended() {
+    ! [ -e "/proc/$1" ] || grep -q '^State:[[:space:]]*[ZX]' "/proc/$1/status" 2>/dev/null
+}

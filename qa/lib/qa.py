@@ -65,7 +65,7 @@ def run_check(body):
         print(f"FAILED: {reason}", flush=True)
         sys.exit(EXIT_FAILED)
     finally:
-        _end_children()
+        end_children()
     say("passed")
 
 
@@ -111,7 +111,8 @@ def end(child):
         _children.remove(child)
 
 
-def _end_children():
+def end_children():
+    """Ends all processes that `spawn` started."""
     for child in list(_children):
         end(child)
 
@@ -240,7 +241,7 @@ class Cluster:
         try:
             yield cls(_vstart_env(path))
         finally:
-            _end_children()
+            end_children()
             run([vstart, "destroy", "--dir", path], check=False, timeout=60)
 
     def vstart(self, *words, timeout=180):
@@ -428,12 +429,15 @@ def port_answers(portal):
 class Tgt:
     """tgt, the kernel-less target of Debian: what clients are proved on, and what lusd is measured against."""
 
+    instances = 0
+
     def __init__(self, folder, iqn=f"{IQN}:tgt"):
         self.folder = pathlib.Path(folder)
         self.iqn = iqn
         self.portal = f"127.0.0.1:{free_port()}"
         # tgtd's control socket is named by a number; each instance here has its own.
-        self.control = str(os.getpid() % 30000 + 100)
+        Tgt.instances += 1
+        self.control = str(os.getpid() % 30000 * 2 + Tgt.instances)
         self.units = []
         self.child = None
 
