@@ -51,6 +51,9 @@ STATUS_EXIT = "Exits with 0 if everything runs, 3 if something does not, 2 if th
 def main():
     """Reads the command line and runs one command."""
     options = _parser().parse_args()
+    # librados itself would take options from CEPH_ARGS.
+    for name in set(os.environ) - set(procs.clean_environment()):
+        del os.environ[name]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         sys.exit(options.run(options, Cluster(options.dir)))
