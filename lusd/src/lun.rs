@@ -3,5 +3,6 @@
 pub mod backend;
 pub mod gate;
 pub mod ram;
+pub mod takeover;
 pub mod unit;
 pub mod work;

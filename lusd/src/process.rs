@@ -1,0 +1,245 @@
+//! The process: detaching, user and group, open-file limit, pid file, notifying whoever waits for the daemon to be ready.
+//!
+//! A daemon is started by a second run of the program in a session of its own: so nothing is forked while threads run. The first one stays
+//! until the second says that it is ready, or ends with its exit code.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit};
+
+/// Set for the second run. Its value is the process id of the first, so that an inherited one does not count.
+const DETACHED_ENV: &str = "LUSD_DETACHED_BY";
+/// What the detached daemon writes when it is ready.
+const READY: &[u8] = b"ready\n";
+/// Open files that a daemon wants: a socket per connection, and what librados needs per OSD.
+const OPEN_FILES_WANTED: u64 = 1 << 20;
+
+/// Runs the program again, detached, and waits until it is ready.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn detach() -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find the own program")?;
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut child = Command::new(program)
+        .args(args)
+        .env(DETACHED_ENV, std::process::id().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the detached daemon")?;
+    let mut said = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        // It ends with the daemon's life or, once it is ready, with its standard output.
+        stdout.take(READY.len() as u64).read_to_end(&mut said).context("cannot wait for the daemon")?;
+    }
+    if said == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait().context("cannot wait for the daemon")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// What a process that was started by [`detach`] owes to it.
+#[derive(Debug)]
+pub struct Detached(());
+
+impl Detached {
+    /// In the second run: leaves the session of the first. `None` in a first run.
+    ///
+    /// # Errors
+    /// When there is no session to be had.
+    pub fn enter() -> anyhow::Result<Option<Self>> {
+        let Ok(by) = std::env::var(DETACHED_ENV) else { return Ok(None) };
+        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
+        if parent.as_ref() != Some(&by) {
+            return Ok(None);
+        }
+        rustix::process::setsid().context("setsid")?;
+        Ok(Some(Self(())))
+    }
+
+    /// The daemon is ready: tells the first run, and lets go of terminal and working directory.
+    ///
+    /// # Errors
+    /// When /dev/null cannot be opened.
+    pub fn ready(self) -> anyhow::Result<()> {
+        std::env::set_current_dir("/").context("cannot change to /")?;
+        let null =
+            std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
+        // Nobody may wait any more; that is not the daemon's trouble.
+        let _ = std::io::stdout().write_all(READY).and_then(|()| std::io::stdout().flush());
+        rustix::stdio::dup2_stdin(&null).context("stdin")?;
+        rustix::stdio::dup2_stdout(&null).context("stdout")?;
+        rustix::stdio::dup2_stderr(&null).context("stderr")?;
+        Ok(())
+    }
+}
+
+/// Becomes `user` and `group` (names or numbers; the user's own group when none is given).
+///
+/// # Errors
+/// Unknown names; no permission.
+pub fn become_user(user: Option<&str>, group: Option<&str>) -> anyhow::Result<()> {
+    use nix::unistd::{Gid, Group, Uid, User};
+    let found = match user {
+        Some(name) => match name.parse() {
+            Ok(uid) => User::from_uid(Uid::from_raw(uid)),
+            Err(_) => User::from_name(name),
+        }
+        .with_context(|| format!("cannot look up user '{name}'"))?,
+        None => None,
+    };
+    let uid = match (user, &found) {
+        (Some(_), Some(found)) => Some(found.uid),
+        (Some(name), None) => {
+            Some(Uid::from_raw(name.parse().ok().with_context(|| format!("no such user '{name}'"))?))
+        }
+        (None, _) => None,
+    };
+    let gid = match group {
+        Some(name) => match name.parse() {
+            Ok(gid) => Some(Gid::from_raw(gid)),
+            Err(_) => {
+                let group =
+                    Group::from_name(name).with_context(|| format!("cannot look up group '{name}'"))?;
+                Some(group.with_context(|| format!("no such group '{name}'"))?.gid)
+            }
+        },
+        None => found.as_ref().map(|found| found.gid),
+    };
+    // Who is that user already has nothing to change, and may not.
+    if uid.is_none_or(|uid| uid == Uid::effective()) && gid.is_none_or(|gid| gid == Gid::effective()) {
+        return Ok(());
+    }
+    if let Some(gid) = gid {
+        nix::unistd::setgroups(&[gid]).context("setgroups")?;
+        nix::unistd::setgid(gid).with_context(|| format!("setgid {gid}"))?;
+    }
+    if let Some(uid) = uid {
+        nix::unistd::setuid(uid).with_context(|| format!("setuid {uid}"))?;
+    }
+    Ok(())
+}
+
+/// Raises the soft limit of open files to what is allowed. Returns it.
+pub fn raise_open_files() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(OPEN_FILES_WANTED);
+    let wanted = hard.min(OPEN_FILES_WANTED).max(limit.current.unwrap_or(0));
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => Some(wanted),
+        Err(_) => limit.current,
+    }
+}
+
+/// The pid file; removed when it goes, if it is still ours.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Writes it. One that names another living `lusd` is left alone.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another daemon runs.
+    pub fn write(path: &Path) -> anyhow::Result<Self> {
+        if let Some(pid) = read_pid(path)
+            && pid != std::process::id()
+            && is_lusd(pid)
+        {
+            bail!("{}: lusd runs already, pid {pid}", path.display());
+        }
+        let text = format!("{}\n", std::process::id());
+        let options =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
+        options
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write pid file {}", path.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if read_pid(&self.path) == Some(std::process::id()) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn read_pid(path: &Path) -> Option<u32> {
+    /// A pid has at most 10 digits.
+    const TEXT_BYTES_MAX: u64 = 16;
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn is_lusd(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "lusd")
+}
+
+/// Tells the service manager (sd_notify(3)): `READY=1`, `STOPPING=1`, `STATUS=...`.
+pub fn notify_service_manager(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = UnixDatagram::unbound().and_then(|socket| {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::ffi::OsStrExt;
+        let address = match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
+            None => std::os::unix::net::SocketAddr::from_pathname(&path)?,
+        };
+        socket.send_to_addr(state.as_bytes(), &address)
+    });
+    if let Err(error) = sent {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_lives_as_long_as_its_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        std::fs::write(&path, "not a number").unwrap();
+        let file = PidFile::write(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+        let file = PidFile::write(&path).unwrap();
+        std::fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert!(path.exists(), "it is another's now");
+        assert!(PidFile::write(&path).is_ok(), "process 1 is no lusd");
+    }
+
+    #[test]
+    fn unknown_users_are_refused() {
+        assert!(
+            become_user(Some("no-such-user-here"), None).unwrap_err().to_string().contains("no such user")
+        );
+        assert!(
+            become_user(None, Some("no-such-group-here")).unwrap_err().to_string().contains("no such group")
+        );
+        assert!(become_user(None, None).is_ok());
+    }
+
+    #[test]
+    fn the_limit_never_sinks() {
+        let before = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        assert!(raise_open_files().is_none_or(|now| now >= before.min(OPEN_FILES_WANTED)));
+    }
+}
