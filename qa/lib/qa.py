@@ -382,17 +382,13 @@ class Target:
         return f"iscsi://{portal}/{self.iqn}/{lun}" + ("?header_digest=crc32c" if digest else "")
 
     def remove(self):
-        """Unmaps and removes everything, as far as it is there."""
+        """Removes everything, as far as it is there."""
         listed = self.cluster.lus("lun", "ls", self.iqn, "-f", "json", check=False)
-        if listed.returncode == 0:
-            for entry in json.loads(listed.stdout):
-                self.cluster.lus("lun", "unmap", self.iqn, entry["lu"], "--yes-i-really-mean-it", check=False)
-                if entry["lu"] not in self.lus:
-                    self.lus.append(entry["lu"])
-        for name in self.lus:
-            self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it", check=False)
+        names = {*self.lus, *(entry["lu"] for entry in json.loads(listed.stdout or "[]"))}
         self.lus = []
         self.cluster.lus("target", "rm", self.iqn, "--yes-i-really-mean-it", check=False)
+        for name in sorted(names):
+            self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it", check=False)
 
 
 # ---- processes under measurement -----------------------------------------------------------------------------------------------------------------------------
