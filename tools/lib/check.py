@@ -186,8 +186,12 @@ def _advisories(context, cargo, environment):
     if deny is None:
         return Outcome(failed=1)
     words = [deny, "--locked", "fetch", "db"]
-    if steps.run_command(context, words, environment, LIMIT_ADVISORIES).failed:
+    fetched = steps.run_command(context, words, environment, LIMIT_ADVISORIES)
+    unreachable = "failed to fetch advisory database" in context.log.read_text(errors="replace")
+    if fetched.failed and (unreachable or fetched.timed_out):
         return Outcome(skipped=1, reason="the advisory database cannot be fetched from this network")
+    if fetched.failed:
+        return fetched
     return steps.run_command(context, [deny, "--locked", "check", "advisories"], environment, LIMIT_QUICK)
 
 

@@ -27,6 +27,7 @@ class Outcome:
     failed: int = 0
     skipped: int = 0
     reason: str = ""
+    timed_out: bool = False
 
 
 @dataclasses.dataclass
@@ -154,7 +155,7 @@ def run_command(context, words, environment, limit, judge=by_status):
             context.alive()
             time.sleep(0.1)
         if child.returncode is None:
-            return Outcome(failed=1, reason=f"not done within {limit} s")
+            return Outcome(failed=1, reason=f"not done within {limit} s", timed_out=True)
     finally:
         _end_group(child)
     return judge(child.returncode, context.log)
