@@ -1,0 +1,1 @@
+//! Against a real cluster: `eval $(tools/vstart env)`, then `cargo test --features cluster-tests`.
