@@ -9,6 +9,7 @@ use super::ram::RamStore;
 
 /// One primitive operation on a backend. Offsets and lengths in bytes, whole blocks, inside the capacity.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 pub enum Primitive {
     /// Read `len` bytes.
     Read { offset: u64, len: usize },
@@ -103,7 +104,9 @@ impl Backend {
 
 fn submit_rbd(image: &Image, queue: &Arc<CompletionQueue>, op: Primitive, token: u64) -> Submitted {
     let result = match op {
-        Primitive::Read { offset, len } => image.read(queue, token, offset, BytesMut::with_capacity(len), len),
+        Primitive::Read { offset, len } => {
+            image.read(queue, token, offset, BytesMut::with_capacity(len), len)
+        }
         Primitive::Write { offset, data } => {
             let buffers: SmallVec<[Bytes; 2]> = smallvec![data];
             image.write(queue, token, offset, buffers)

@@ -50,7 +50,12 @@ impl RamStore {
     }
 
     /// Calls `f(chunk, offset in the chunk, bytes, bytes before these)` for each chunk touched.
-    fn each(&self, offset: u64, len: u64, mut f: impl FnMut(&RwLock<Option<Box<[u8]>>>, usize, usize, usize)) {
+    fn each(
+        &self,
+        offset: u64,
+        len: u64,
+        mut f: impl FnMut(&RwLock<Option<Box<[u8]>>>, usize, usize, usize),
+    ) {
         let mut done = 0;
         while done < len {
             let at = (offset + done) % CHUNK;

@@ -75,15 +75,14 @@ impl Unit {
 
     /// The backend, while this daemon serves the LU.
     #[inline]
-    pub fn backend(&self) -> Option<Guard<Option<Arc<Backend>>>> {
-        let guard = self.backend.load();
-        guard.is_some().then_some(guard)
+    pub fn backend(&self) -> Guard<Option<Arc<Backend>>> {
+        self.backend.load()
     }
 
     /// True where a read needs a buffer of ours, which is to be charged first.
     #[inline]
     pub fn reads_into_buffers(&self) -> bool {
-        self.backend.load().as_ref().is_some_and(|backend| backend.read_needs_buffer())
+        self.backend().as_ref().is_some_and(|backend| backend.read_needs_buffer())
     }
 
     /// The current reset generation.
@@ -100,6 +99,10 @@ impl Unit {
 
 impl std::fmt::Debug for Unit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unit").field("id", &self.id).field("name", &self.name).field("gate", &self.gate).finish()
+        f.debug_struct("Unit")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("gate", &self.gate)
+            .finish()
     }
 }

@@ -23,6 +23,7 @@ pub type Parts = SmallVec<[Primitive; 1]>;
 
 /// What follows when all primitives under way have ended well.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 pub enum Then {
     /// Answer; for a read with what was read.
     Answer,
@@ -48,7 +49,9 @@ impl Work {
     /// Bytes of buffer that are read into, beside the data that came with the command.
     pub fn read_bytes_of(op: &BlockOp) -> usize {
         let bytes = match op {
-            BlockOp::Read(range) | BlockOp::Compare { range, .. } | BlockOp::WriteVerify { range, .. } => range.len,
+            BlockOp::Read(range) | BlockOp::Compare { range, .. } | BlockOp::WriteVerify { range, .. } => {
+                range.len
+            }
             BlockOp::VerifyMedium(range) => range.len.min(VERIFY_STEP),
             _ => 0,
         };
@@ -60,7 +63,9 @@ impl Work {
         let Self { op, data } = self;
         match op {
             BlockOp::Read(range) => (smallvec![read(range.offset, range.len)], Then::Answer),
-            BlockOp::Write { range, .. } => (smallvec![Primitive::Write { offset: range.offset, data }], Then::Answer),
+            BlockOp::Write { range, .. } => {
+                (smallvec![Primitive::Write { offset: range.offset, data }], Then::Answer)
+            }
             BlockOp::WriteVerify { range, compare } => {
                 let expected = compare.then(|| data.clone());
                 let then = Then::ReadBack { offset: range.offset, len: range.len, expected };
@@ -127,14 +132,12 @@ fn difference(expected: &[u8], found: &[u8]) -> Option<u64> {
     if expected.is_empty() {
         return None;
     }
-    found
-        .chunks(expected.len())
-        .enumerate()
-        .find(|(_, chunk)| **chunk != expected[..chunk.len()])
-        .and_then(|(i, chunk)| {
+    found.chunks(expected.len()).enumerate().find(|(_, chunk)| **chunk != expected[..chunk.len()]).and_then(
+        |(i, chunk)| {
             let at = chunk.iter().zip(expected).position(|(a, b)| a != b)?;
             Some((i * expected.len() + at) as u64)
-        })
+        },
+    )
 }
 
 #[cfg(test)]

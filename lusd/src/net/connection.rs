@@ -117,7 +117,11 @@ impl Connection {
         let notify = Arc::new(Notify::new());
         let handle = service.sessions.enter(notify.clone());
         Self {
-            proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), Instant::now(), handle.id as u32),
+            proto: lusd_iscsi::Connection::new(
+                service.limits.iscsi.clone(),
+                Instant::now(),
+                handle.id as u32,
+            ),
             inbox: Inbox::new(notify.clone()),
             memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
             session: None,
@@ -161,7 +165,9 @@ impl Connection {
         match self.handle.stop() {
             Stop::No => {}
             Stop::Close => return Err(End::Asked),
-            Stop::Reset => return Err(End::Reset("a newer login took the session's place, or its LU was lost")),
+            Stop::Reset => {
+                return Err(End::Reset("a newer login took the session's place, or its LU was lost"));
+            }
         }
         if let Some(session) = &mut self.session {
             self.proto.set_window_closed(self.memory.daemon().is_tight());
@@ -239,9 +245,10 @@ impl Connection {
                 Event::Login(request) => self.login(request),
                 Event::LoggedIn(info) => {
                     self.reinstate().await?;
-                    info!(session = ?info.session_type, tsih = info.tsih, "logged in");
-                    if let Some(target) = self.nexus.as_ref().and_then(|nexus| nexus.target.clone()) {
-                        let initiator = info.initiator_name.clone();
+                    let request = info.request;
+                    info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, "logged in");
+                    if let (SessionType::Normal, Some(target)) = (request.session_type, request.target_name) {
+                        let initiator = request.initiator_name;
                         self.session = Some(Session::new(&self.shard, initiator, target));
                     }
                 }
@@ -260,12 +267,17 @@ impl Connection {
                         session.data_out(tag, data, &mut carrier!(self));
                     }
                 }
+                Event::DataOutFailed { tag, condition } => {
+                    if let Some(session) = &mut self.session {
+                        session.data_out_failed(tag, &condition, &mut self.proto);
+                    }
+                }
                 Event::TaskManagement(request) => {
                     if let Some(session) = &mut self.session {
                         session.task_management(&request, &mut carrier!(self));
                     }
                 }
-                Event::LogoutRequested(_) => {
+                Event::LogoutRequested { .. } => {
                     // What is in flight ends first: an answered logout means that nothing of the session lands later.
                     if let Some(session) = &mut self.session {
                         session.logout(&mut self.proto);
@@ -289,10 +301,14 @@ impl Connection {
                 let tsih = self.shard.service.sessions.next_tsih();
                 self.nexus = Some(Nexus {
                     initiator: request.initiator_name.clone(),
-                    isid: request.isid,
+                    isid: request.isid.0,
                     target: request.target_name.clone(),
                 });
-                self.proto.login_grant(LoginGrant { portal_group_tag: view.group_tag, tsih, target_alias: None });
+                self.proto.login_grant(LoginGrant {
+                    portal_group_tag: view.group_tag,
+                    tsih,
+                    target_alias: None,
+                });
             }
             Err(status) => {
                 warn!(
@@ -357,7 +373,8 @@ impl Connection {
     async fn flush(&mut self) {
         let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
             while self.proto.has_output() {
-                if self.write().is_err() || (self.proto.has_output() && self.stream.writable().await.is_err()) {
+                if self.write().is_err() || (self.proto.has_output() && self.stream.writable().await.is_err())
+                {
                     return;
                 }
             }
@@ -409,6 +426,6 @@ fn decide(view: &View, request: &LoginRequest) -> Result<(), LoginStatus> {
         return Ok(());
     }
     let target = request.target_name.as_deref().and_then(|name| view.targets.get(name));
-    let target = target.ok_or(LoginStatus::TargetNotFound)?;
+    let target = target.ok_or(LoginStatus::NotFound)?;
     if target.admits(&request.initiator_name) { Ok(()) } else { Err(LoginStatus::AuthorizationFailure) }
 }

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use bytes::Bytes;
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
+use lusd_iscsi::TaskTag;
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
@@ -107,6 +108,7 @@ fn run(
 
 /// Sleeps on the queue's eventfd and hands completions to the connections that wait for them.
 async fn reactor(shard: Rc<Shard>) {
+    #[expect(deprecated, reason = "the form without unsafe; the queue keeps its eventfd open as long as it lives")]
     let fd = match AsyncFd::new(shard.queue.clone()) {
         Ok(fd) => fd,
         Err(err) => return error!(%err, "cannot watch a completion queue"),
@@ -145,7 +147,7 @@ struct Op {
     permit: Permit,
     reset_generation: u64,
     inbox: Rc<Inbox>,
-    tag: u32,
+    tag: TaskTag,
     charge: Option<Charge>,
     /// Primitives that have not ended.
     left: u32,
@@ -169,7 +171,7 @@ pub enum Started {
 
 /// Where a connection finds the outcomes of its operations. It outlives the connection while operations are in flight.
 pub struct Inbox {
-    outcomes: RefCell<VecDeque<(u32, Outcome)>>,
+    outcomes: RefCell<VecDeque<(TaskTag, Outcome)>>,
     /// Woken for outcomes, and by whoever else wants the connection's attention.
     pub notify: Arc<Notify>,
     in_flight: Cell<usize>,
@@ -190,7 +192,7 @@ impl Inbox {
     }
 
     /// The next outcome: the task's tag and how it ended.
-    pub fn pop(&self) -> Option<(u32, Outcome)> {
+    pub fn pop(&self) -> Option<(TaskTag, Outcome)> {
         self.outcomes.borrow_mut().pop_front()
     }
 
@@ -216,7 +218,7 @@ impl Inbox {
         self.outcomes.borrow_mut().clear();
     }
 
-    fn push(&self, tag: u32, outcome: Outcome) {
+    fn push(&self, tag: TaskTag, outcome: Outcome) {
         self.in_flight.set(self.in_flight.get() - 1);
         if self.closed.get() {
             if self.in_flight.get() == 0 {
@@ -249,7 +251,7 @@ impl Shard {
         work: Work,
         charge: Option<Charge>,
         inbox: &Rc<Inbox>,
-        tag: u32,
+        tag: TaskTag,
     ) -> Started {
         let reset_generation = unit.reset_generation();
         let permit = match unit.gate.enter(self.index) {
@@ -281,7 +283,8 @@ impl Shard {
 
     /// Submits `parts` of `op`; returns the outcome when all has ended at once.
     fn submit(&self, mut op: Op, parts: Parts) -> Option<Outcome> {
-        let Some(backend) = op.unit.backend() else {
+        let backend = op.unit.backend();
+        let Some(backend) = backend.as_ref() else {
             op.error = Some(BackendError::Lost);
             return Some(self.finish(op, Bytes::new(), None));
         };

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lusd_iscsi::{Connection as Proto, DataOut, Referenced, TaskTag, TmfFunction, TmfRequest, TmfResponse};
+use lusd_iscsi::{Connection as Proto, Referenced, TaskTag, TmfFunction, TmfRequest, TmfResponse};
 use lusd_scsi::{Lun, UnitAttention};
 use tracing::{debug, info};
 
@@ -43,8 +43,10 @@ impl Session {
                     self.pend(request, tasks, Rc::default(), cx.proto);
                 }
                 // It has not arrived and never will: as good as aborted (RFC 7143 11.5.1 b).
-                Referenced::NotReceived => respond(cx.proto, TmfResponse::FunctionComplete),
-                Referenced::None => respond(cx.proto, TmfResponse::TaskDoesNotExist),
+                Referenced::CmdSnNotReceived => respond(cx.proto, TmfResponse::FunctionComplete),
+                Referenced::NotInTask | Referenced::Nothing => {
+                    respond(cx.proto, TmfResponse::TaskDoesNotExist)
+                }
             },
             TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset => {
                 let Some(unit) = unit else { return respond(cx.proto, TmfResponse::LunDoesNotExist) };
@@ -73,7 +75,7 @@ impl Session {
                 let tasks = self.end_tasks(|_| true, cx.proto);
                 self.pend(request, tasks, resets, cx.proto);
             }
-            TmfFunction::TaskReassign => respond(cx.proto, TmfResponse::TaskReassignmentNotSupported),
+            TmfFunction::TaskReassign => respond(cx.proto, TmfResponse::TaskAllegianceReassignmentNotSupported),
             _ => respond(cx.proto, TmfResponse::FunctionNotSupported),
         }
     }
@@ -97,7 +99,7 @@ impl Session {
         }
         let tasks = &self.tasks;
         self.management.pending.retain_mut(|pending| {
-            pending.tasks.retain(|tag| matches!(tasks.get(tag.0 as usize), Some(Some(Task::Aborted))));
+            pending.tasks.retain(|tag| matches!(tasks.get(tag.slot()), Some(Some((held, _))) if held == tag));
             if !pending.tasks.is_empty() || pending.resets.get() > 0 {
                 return true;
             }
@@ -110,7 +112,13 @@ impl Session {
         }
     }
 
-    fn pend(&mut self, request: &TmfRequest, tasks: Vec<TaskTag>, resets: Rc<Cell<usize>>, proto: &mut Proto) {
+    fn pend(
+        &mut self,
+        request: &TmfRequest,
+        tasks: Vec<TaskTag>,
+        resets: Rc<Cell<usize>>,
+        proto: &mut Proto,
+    ) {
         debug!(waits_for = tasks.len(), resets = resets.get(), "task management waits");
         let response = TmfResponse::FunctionComplete;
         let initiator_task_tag = request.initiator_task_tag;
@@ -132,7 +140,6 @@ impl Session {
             None => {
                 if self.waiting.as_ref().is_some_and(|command| command.tag == tag) {
                     self.waiting = None;
-                    proto.accept(tag, DataOut::None);
                     proto.abandon(tag);
                 }
                 false
@@ -144,12 +151,14 @@ impl Session {
     fn end_tasks(&mut self, of: impl Fn(&Arc<Unit>) -> bool, proto: &mut Proto) -> Vec<TaskTag> {
         let mut waited_for = Vec::new();
         for index in 0..self.tasks.len() {
-            let tag = TaskTag(index as u32);
-            let ends = match &self.tasks[index] {
-                Some(Task::Collecting { unit, .. } | Task::Parked { unit, .. } | Task::Running { unit, .. }) => of(unit),
+            let Some((tag, task)) = &self.tasks[index] else { continue };
+            let tag = *tag;
+            let ends = match task {
+                Task::Collecting { unit, .. } | Task::Parked { unit, .. } | Task::Running { unit, .. } => {
+                    of(unit)
+                }
                 // Which unit it was on is forgotten; waiting for one too many is safe.
-                Some(Task::Aborted) => true,
-                None => false,
+                Task::Aborted => true,
             };
             if ends && self.end_task(tag, proto) {
                 waited_for.push(tag);

@@ -14,9 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use lusd_iscsi::{Connection as Proto, DataOut, Response, ScsiCommand, TaskTag};
+use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, Response, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseFormat, SessionView, Status, Step, TargetPort,
+    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, TargetPort,
     TaskManagementFunctions, UnitAttention,
 };
 use tracing::{debug, warn};
@@ -111,9 +111,9 @@ pub struct Session {
     pub(super) luns: Luns,
     generation: u64,
     /// By task tag.
-    pub(super) tasks: Vec<Option<Task>>,
+    pub(super) tasks: Vec<Option<(TaskTag, Task)>>,
     /// The command that waits for data memory.
-    waiting: Option<ScsiCommand>,
+    pub(super) waiting: Option<ScsiCommand>,
     /// Set while any task is parked.
     parked: bool,
     pub(super) management: Management,
@@ -191,13 +191,14 @@ impl Session {
         if self.parked {
             self.parked = false;
             for index in 0..self.tasks.len() {
-                if !matches!(self.tasks[index], Some(Task::Parked { .. })) {
+                if !matches!(self.tasks[index], Some((_, Task::Parked { .. }))) {
                     continue;
                 }
-                let Some(Task::Parked { unit, work, charge, reply, reset_generation }) = self.tasks[index].take() else {
+                let Some((tag, Task::Parked { unit, work, charge, reply, reset_generation })) =
+                    self.tasks[index].take()
+                else {
                     unreachable!("looked at above")
                 };
-                let tag = TaskTag(index as u32);
                 if unit.reset_generation() == reset_generation {
                     self.start(tag, unit, work, charge, reply, cx);
                 } else {
@@ -221,14 +222,12 @@ impl Session {
         let mut plan = match lusd_scsi::plan(command.cdb.as_slice(), &context, slot.map(Slot::scsi)) {
             Ok(plan) => plan,
             Err(check) => {
-                cx.proto.accept(tag, DataOut::None);
                 refuse(cx.proto, tag, &check, slot.map(|slot| &*slot.unit), 0);
                 return Flow::Taken;
             }
         };
         let (Some(lun), Some(slot)) = (lun, slot) else {
             // Only what is answered without a logical unit gets here: INQUIRY, REPORT LUNS, REQUEST SENSE.
-            cx.proto.accept(tag, DataOut::None);
             match plan.step {
                 Step::Reply(data) => good(cx.proto, tag, data, plan.transfer_in),
                 _ => unreachable!("the device server planned a medium access without a logical unit"),
@@ -241,7 +240,6 @@ impl Session {
         if plan.transfer_out > 0
             && let Err(check) = plan.limit_data_out(&unit.scsi, available)
         {
-            cx.proto.accept(tag, DataOut::None);
             refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
             return Flow::Taken;
         }
@@ -254,7 +252,8 @@ impl Session {
             };
             let reset_generation = unit.reset_generation();
             self.set(tag, Task::Collecting { lun, unit, plan, charge, reset_generation });
-            cx.proto.accept(tag, DataOut::Receive { len: wanted, buf: BytesMut::with_capacity(wanted) });
+            cx.proto
+                .accept(tag, DataOut::Receive { len: wanted as u32, buf: BytesMut::with_capacity(wanted) });
             return Flow::Taken;
         }
         let needs = match &plan.step {
@@ -285,6 +284,19 @@ impl Session {
                 } else {
                     cx.proto.abandon(tag);
                 }
+            }
+            _ => unreachable!("data-out for a task that does not wait for it"),
+        }
+    }
+
+    /// The data-out of a task cannot be had.
+    pub fn data_out_failed(&mut self, tag: TaskTag, condition: &IscsiCondition, proto: &mut Proto) {
+        match self.take(tag) {
+            Some(Task::Collecting { unit, plan, .. }) => {
+                warn!(lu = %unit.name, ?condition, "data for a write could not be had");
+                let (_, asc, ascq) = condition.sense();
+                let check = CheckCondition::new(SenseCode { key: SenseKey::AbortedCommand, asc, ascq });
+                refuse(proto, tag, &check, Some(&unit), plan.transfer_out);
             }
             _ => unreachable!("data-out for a task that does not wait for it"),
         }
@@ -335,7 +347,7 @@ impl Session {
         if let Err(check) = unit.scsi.admit(&work.op) {
             return refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
         }
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag.0) {
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Done(Outcome::Revoked) => {
                 // The outcome is not ours to tell: the next look at the handle resets the session.
@@ -350,16 +362,14 @@ impl Session {
             }
             Started::Shut => {
                 // Nothing was submitted: the host is told to look elsewhere, or to come again.
-                let check = unit.scsi.access().check().err();
-                let check = check.unwrap_or_else(|| CheckCondition::new(lusd_scsi::NOT_SERVED));
+                let check = CheckCondition::new(unit.scsi.access().code().unwrap_or(lusd_scsi::NOT_SERVED));
                 refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
             }
         }
     }
 
     /// An operation has ended.
-    pub fn outcome(&mut self, tag: u32, outcome: Outcome, proto: &mut Proto) -> Result<(), Lost> {
-        let tag = TaskTag(tag);
+    pub fn outcome(&mut self, tag: TaskTag, outcome: Outcome, proto: &mut Proto) -> Result<(), Lost> {
         match (self.take(tag), outcome) {
             (_, Outcome::Revoked) => Err(Lost),
             (Some(Task::Running { unit, reply }), outcome) => {
@@ -382,16 +392,18 @@ impl Session {
     }
 
     pub(super) fn set(&mut self, tag: TaskTag, task: Task) {
-        let index = tag.0 as usize;
-        if self.tasks.len() <= index {
-            self.tasks.resize_with(index + 1, || None);
+        let slot = tag.slot();
+        if self.tasks.len() <= slot {
+            self.tasks.resize_with(slot + 1, || None);
         }
-        let before = self.tasks[index].replace(task);
+        let before = self.tasks[slot].replace((tag, task));
         assert!(before.is_none(), "a task tag was used twice");
     }
 
     pub(super) fn take(&mut self, tag: TaskTag) -> Option<Task> {
-        self.tasks.get_mut(tag.0 as usize)?.take()
+        let (held, task) = self.tasks.get_mut(tag.slot())?.take()?;
+        assert!(held == tag, "a task tag was used after its end");
+        Some(task)
     }
 }
 
@@ -399,7 +411,13 @@ fn good(proto: &mut Proto, tag: TaskTag, data_in: Bytes, transfer_length: u64) {
     proto.respond(tag, Response { status: Status::Good as u8, sense: &[], data_in, transfer_length });
 }
 
-fn refuse(proto: &mut Proto, tag: TaskTag, check: &CheckCondition, unit: Option<&Unit>, transfer_length: u64) {
+fn refuse(
+    proto: &mut Proto,
+    tag: TaskTag,
+    check: &CheckCondition,
+    unit: Option<&Unit>,
+    transfer_length: u64,
+) {
     let format = unit.map_or(SenseFormat::Fixed, |unit| unit.scsi.sense_format());
     let sense = check.sense(format);
     let status = Status::CheckCondition as u8;
