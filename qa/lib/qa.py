@@ -69,6 +69,11 @@ def run_check(body):
     say("passed")
 
 
+def full():
+    """Whether the long form of a check is wanted: QA_FULL=1."""
+    return os.environ.get("QA_FULL") == "1"
+
+
 def require(condition, message):
     """A condition of the check."""
     if not condition:
@@ -277,13 +282,17 @@ class Cluster:
 
     @contextlib.contextmanager
     def target(self, name):
-        """A target `IQN:NAME` that lets anyone in; it and its LUs go with the block. Leftovers of a run that was cut short go first."""
+        """A target `IQN:NAME` that lets anyone in; it and its LUs go with the block, and daemons that the block left dead are started. Leftovers of a
+        run that was cut short go first."""
         target = Target(self, f"{IQN}:{name}")
         target.remove()
         self.lus("target", "create", target.iqn, "--open")
         try:
             yield target
         finally:
+            for daemon in self.daemons():
+                if not daemon.running():
+                    daemon.start()
             target.remove()
 
 
