@@ -10,10 +10,12 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -66,6 +68,8 @@ def run_check(body):
         sys.exit(EXIT_FAILED)
     finally:
         end_children()
+    for path in _scratch:
+        shutil.rmtree(path, ignore_errors=True)
     say("passed")
 
 
@@ -147,12 +151,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
+_scratch = []
+
+
 def scratch(name):
-    """A folder of this check for its files, empty."""
+    """A folder of this check for its files, empty; it stays where the check does not pass."""
     path = BUILD / "run" / name
-    if path.exists():
-        run(["rm", "-rf", path])
+    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
+    _scratch.append(path)
     return path
 
 
@@ -434,15 +441,13 @@ def port_answers(portal):
 class Tgt:
     """tgt, the kernel-less target of Debian: what clients are proved on, and what lusd is measured against."""
 
-    instances = 0
-
     def __init__(self, folder, iqn=f"{IQN}:tgt"):
         self.folder = pathlib.Path(folder)
         self.iqn = iqn
         self.portal = f"127.0.0.1:{free_port()}"
-        # tgtd's control socket is named by a number; each instance here has its own.
-        Tgt.instances += 1
-        self.control = str(os.getpid() % 30000 * 2 + Tgt.instances)
+        # Each instance has its control socket in a folder of its own, with a path that is short enough for one.
+        self.home = tempfile.TemporaryDirectory(prefix="qa-tgt-")
+        self.env = {**os.environ, "TGT_IPC_SOCKET": f"{self.home.name}/socket"}
         self.units = []
         self.child = None
 
@@ -462,8 +467,7 @@ class Tgt:
         """Starts it with all its LUNs."""
         with open(self.folder / "tgtd.log", "ab") as log:
             # It ignores SIGTERM while it has targets.
-            argv = ["tgtd", "-f", "-C", self.control, "--iscsi", f"portal={self.portal}"]
-            self.child = spawn(argv, patience=0, stdout=log, stderr=log)
+            self.child = spawn(["tgtd", "-f", "--iscsi", f"portal={self.portal}"], patience=0, stdout=log, stderr=log, env=self.env)
         await_true("tgtd answers", lambda: port_answers(self.portal), 10)
         self._admin("--mode", "target", "--op", "new", "--tid", "1", "-T", self.iqn)
         # As shipped it refuses digests; with this it takes what the initiator prefers.
@@ -473,7 +477,7 @@ class Tgt:
         self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
 
     def _admin(self, *words):
-        run(["tgtadm", "-C", self.control, "--lld", "iscsi", *words])
+        run(["tgtadm", "--lld", "iscsi", *words], env=self.env)
 
     def kill(self):
         """SIGKILL, and its end awaited."""
