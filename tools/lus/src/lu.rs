@@ -1,0 +1,191 @@
+//! `lus lu ...`: logical units.
+//!
+//! Invariants:
+//! - An image that this command created is in the map when it succeeds, and gone when it fails; only where the outcome of the
+//!   map's change is unknown it stays, and the error says so.
+//! - An image is removed after the map has let go of it, never before.
+//! - Data goes only with `--yes-i-really-mean-it`.
+
+mod caps;
+mod create;
+pub(crate) mod facts;
+mod image;
+mod info;
+mod resize;
+mod rm;
+pub(crate) mod state;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use lus_map::change::lu::AddLu;
+use lus_map::{Backend, BlockSize, LuId, LuName, Refusal, Wwn};
+use uuid::Uuid;
+
+use crate::args::Really;
+use crate::error::{Failure, Result};
+use crate::output::Reply;
+use crate::session::Session;
+use crate::size::Size;
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+    lus lu create rbd/web1 10G
+    lus lu create rbd/team-a/web1 10G --block-size 4096
+    lus lu create ram:scratch 1G
+
+SIZE is read as rbd reads it: 512M, 10G, 1T; a bare number counts MiB. The image is made with the pool's default features and \
+exclusive-lock. ram:NAME keeps its blocks in the daemon's memory and loses them with it, null:NAME keeps nothing: both \
+exist to measure and test.
+
+To offer an image that exists: lus lu add.";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+    lus lu add rbd/web1
+    lus lu add rbd/web1 --wwn 600144f0a1b2c3d4e5f60718293a4b5c --serial 0a1b2c3d
+
+--wwn, --serial, --vendor and --product keep a disk's identity when it moves here from another array, so that hosts take it for \
+the same disk. The image needs the feature exclusive-lock.";
+
+const RESIZE_EXAMPLES: &str = "\
+Examples:
+    lus lu resize rbd/web1 20G
+
+Hosts are told, and see the new size after a rescan. A smaller size cuts data off and asks for --yes-i-really-mean-it.";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+    lus lu rm rbd/web1 --keep-image
+    lus lu rm rbd/web1 --yes-i-really-mean-it
+
+Removes the image and its data too, unless --keep-image says otherwise. While the unit is mapped it is refused; with \
+--yes-i-really-mean-it the unit is taken from its hosts first.";
+
+const LS_EXAMPLES: &str = "\
+STATE is
+    serving    by its owner
+    moving     to another owner
+    released   by the last owner, and not taken yet
+    new        not served yet
+    lost       its owner lost it, and has not taken it again yet
+    down       its owner is not up
+    unplaced   no daemon is there to own it";
+
+/// `lus lu`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LuCommand {
+    /// Create an image and offer it as a logical unit.
+    #[command(after_long_help = CREATE_EXAMPLES)]
+    Create {
+        /// What to call it: the image POOL/IMAGE or POOL/NAMESPACE/IMAGE, ram:NAME or null:NAME.
+        #[arg(value_name = "POOL/IMAGE")]
+        lu: LuName,
+        /// Its size: 512M, 10G, 1T.
+        #[arg(value_name = "SIZE")]
+        size: Size,
+        #[command(flatten)]
+        identity: Identity,
+    },
+    /// Offer an existing image as a logical unit.
+    #[command(after_long_help = ADD_EXAMPLES)]
+    Add {
+        /// The image: POOL/IMAGE or POOL/NAMESPACE/IMAGE.
+        #[arg(value_name = "POOL/IMAGE")]
+        lu: LuName,
+        #[command(flatten)]
+        identity: Identity,
+    },
+    /// List the logical units.
+    #[command(after_long_help = LS_EXAMPLES)]
+    Ls,
+    /// Show a logical unit: identity, size, who serves it, who holds its lock, where it is mapped.
+    Info {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+    },
+    /// Give a logical unit another size.
+    #[command(after_long_help = RESIZE_EXAMPLES)]
+    Resize {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        /// Its new size: 512M, 10G, 1T.
+        #[arg(value_name = "SIZE")]
+        size: Size,
+        #[command(flatten)]
+        really: Really,
+    },
+    /// Remove a logical unit and its image.
+    #[command(after_long_help = RM_EXAMPLES)]
+    Rm {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        /// Leave the image and its data.
+        #[arg(long)]
+        keep_image: bool,
+        #[command(flatten)]
+        really: Really,
+    },
+}
+
+/// How hosts are to know a unit.
+#[derive(Debug, Args)]
+pub(crate) struct Identity {
+    /// Bytes of a block.
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size())]
+    block_size: BlockSize,
+    /// World wide name: 16 or 32 hex digits of NAA type 2, 3, 5 or 6 [default: one of type 3, made from the unit's id]
+    #[arg(long, value_name = "HEX")]
+    wwn: Option<Wwn>,
+    /// Serial number [default: the unit's id]
+    #[arg(long, value_name = "TEXT")]
+    serial: Option<String>,
+    /// Vendor, 8 characters at most [default: CEPH]
+    #[arg(long, value_name = "TEXT")]
+    vendor: Option<String>,
+    /// Product, 16 characters at most [default: LUS]
+    #[arg(long, value_name = "TEXT")]
+    product: Option<String>,
+}
+
+fn block_size() -> impl TypedValueParser<Value = BlockSize> {
+    PossibleValuesParser::new(["512", "4096"]).map(|text| match text.as_str() {
+        "4096" => BlockSize::B4096,
+        _ => BlockSize::B512,
+    })
+}
+
+impl Identity {
+    /// The request for a unit of this identity on `backend`, with a fresh id.
+    fn ask(&self, backend: Backend) -> AddLu {
+        AddLu {
+            block_size: self.block_size,
+            wwn: self.wwn.clone(),
+            serial: self.serial.clone(),
+            vendor: self.vendor.clone(),
+            product: self.product.clone(),
+            ..AddLu::new(LuId(Uuid::new_v4()), backend)
+        }
+    }
+}
+
+impl LuCommand {
+    /// Runs the verb.
+    pub(crate) async fn run(&self, session: &Session) -> Result<Reply> {
+        match self {
+            Self::Create { lu, size, identity } => create::create(session, lu, *size, identity).await,
+            Self::Add { lu, identity } => create::add(session, lu, identity).await,
+            Self::Ls => info::list(session).await,
+            Self::Info { lu } => info::info(session, lu).await,
+            Self::Resize { lu, size, really } => resize::resize(session, lu, *size, really.yes).await,
+            Self::Rm { lu, keep_image, really } => rm::remove(session, lu, *keep_image, really.yes).await,
+        }
+    }
+}
+
+/// The failure for a unit that is not there.
+fn no_such_lu(lu: &LuName) -> Failure {
+    Refusal::NoSuchLu(lu.clone()).into()
+}

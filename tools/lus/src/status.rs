@@ -1,0 +1,208 @@
+//! `lus status`, `lus -s`: everything on one screen.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use clap::Args;
+use lus_map::{DaemonInstance, Lu, LusMap};
+use serde_json::{Map, Value, json};
+
+use crate::error::Result;
+use crate::lu::facts::{Facts, gather};
+use crate::lu::state::State;
+use crate::output::{Reply, count};
+use crate::session::Session;
+use crate::size::Size;
+
+const EXAMPLES: &str = "\
+Examples:
+    lus -s
+    lus status -f json-pretty
+
+It is HEALTH_OK when each logical unit is served by its owner and each daemon is up; else the reasons follow.";
+
+/// Names that a health line lists at most.
+const NAMED_MAX: usize = 3;
+
+/// `lus status`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct StatusArgs {}
+
+/// Reads everything and shows it.
+///
+/// # Errors
+/// What reading the map and the records gives.
+pub(crate) async fn run(session: &Session) -> Result<Reply> {
+    let map = session.map_if_any().await?;
+    let facts = match &map {
+        Some(map) => gather(session, map).await?,
+        None => Vec::new(),
+    };
+    let status = Status::of(session.cluster.fsid().to_owned(), map.as_deref(), &facts);
+    Ok(Reply::data(status.plain(), status.json()))
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, PartialEq, Eq)]
+struct Check {
+    code: &'static str,
+    message: String,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Status {
+    fsid: String,
+    /// None before the map is created.
+    epoch: Option<u64>,
+    checks: Vec<Check>,
+    /// Ids of all daemons, and of those that are up.
+    daemons: Vec<String>,
+    up: Vec<String>,
+    targets: usize,
+    hosts: usize,
+    luns: usize,
+    lus: usize,
+    bytes: u64,
+    states: BTreeMap<State, usize>,
+}
+
+impl Status {
+    fn of(fsid: String, map: Option<&LusMap>, facts: &[Facts]) -> Self {
+        let daemons = || map.into_iter().flat_map(LusMap::daemons);
+        let id = |daemon: &DaemonInstance| daemon.id.to_string();
+        let mut states = BTreeMap::new();
+        facts.iter().for_each(|facts| *states.entry(facts.state).or_default() += 1);
+        let units: Vec<(&Lu, &Facts)> = map.into_iter().flat_map(LusMap::lus).zip(facts).collect();
+        Self {
+            fsid,
+            epoch: map.map(|map| map.epoch().0),
+            checks: checks(map, &units),
+            daemons: daemons().map(id).collect(),
+            up: daemons().filter(|daemon| daemon.state.is_up()).map(id).collect(),
+            targets: map.map_or(0, |map| map.targets().count()),
+            hosts: map.map_or(0, |map| map.all_hosts().count()),
+            luns: map.map_or(0, |map| map.all_luns().count()),
+            lus: units.len(),
+            bytes: facts.iter().filter_map(|facts| facts.size).fold(0, u64::saturating_add),
+            states,
+        }
+    }
+
+    fn health(&self) -> &'static str {
+        if self.checks.is_empty() { "HEALTH_OK" } else { "HEALTH_WARN" }
+    }
+
+    fn plain(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "  cluster:\n    id:     {}\n    health: {}", self.fsid, self.health());
+        for check in &self.checks {
+            let _ = writeln!(text, "            {}", check.message);
+        }
+        let _ = match self.epoch {
+            Some(epoch) => writeln!(text, "    map:    e{epoch}"),
+            None => writeln!(text, "    map:    none yet; the first change or the first daemon creates it"),
+        };
+        let named = match self.up.as_slice() {
+            [] => String::new(),
+            up => format!(" ({})", names(up.iter().map(String::as_str))),
+        };
+        let _ = writeln!(
+            text,
+            "\n  services:\n    lusd: {}: {} up{named}",
+            count(self.daemons.len(), "daemon"),
+            self.up.len()
+        );
+        let states: Vec<String> =
+            self.states.iter().map(|(state, units)| format!("{units} {state}")).collect();
+        let lus = match states.as_slice() {
+            [] => count(0, "lu"),
+            states => format!("{}, {}: {}", count(self.lus, "lu"), Size(self.bytes), states.join(", ")),
+        };
+        let _ = writeln!(
+            text,
+            "\n  data:\n    targets: {}, {}, {}\n    lus:     {lus}",
+            count(self.targets, "target"),
+            count(self.hosts, "host"),
+            count(self.luns, "lun")
+        );
+        text
+    }
+
+    fn json(&self) -> Value {
+        let checks: Map<String, Value> = self
+            .checks
+            .iter()
+            .map(|check| {
+                let summary = json!({"message": check.message, "count": check.count});
+                (check.code.to_owned(), json!({"severity": "HEALTH_WARN", "summary": summary}))
+            })
+            .collect();
+        let states: Map<String, Value> =
+            self.states.iter().map(|(state, units)| (state.to_string(), json!(units))).collect();
+        json!({
+            "fsid": self.fsid,
+            "health": {"status": self.health(), "checks": checks},
+            "lusmap": {
+                "epoch": self.epoch,
+                "num_daemons": self.daemons.len(),
+                "num_up_daemons": self.up.len(),
+                "up": self.up,
+                "num_targets": self.targets,
+                "num_hosts": self.hosts,
+                "num_luns": self.luns,
+                "num_lus": self.lus,
+                "lu_bytes": self.bytes,
+                "lus_by_state": states,
+            },
+        })
+    }
+}
+
+/// What keeps the health from being OK.
+fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)]) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut check = |code, found: Vec<String>, message: &dyn Fn(usize, &str) -> String| {
+        if !found.is_empty() {
+            let listed = names(found.iter().map(String::as_str));
+            checks.push(Check { code, message: message(found.len(), &listed), count: found.len() });
+        }
+    };
+    let down: Vec<String> = map
+        .into_iter()
+        .flat_map(LusMap::daemons)
+        .filter(|daemon| !daemon.state.is_up())
+        .map(|daemon| format!("lus.{}", daemon.id))
+        .collect();
+    check("LUS_DAEMON_DOWN", down, &|n, names| format!("{} not up: {names}", count(n, "daemon")));
+    let of = |wanted: &dyn Fn(&Facts) -> bool| -> Vec<String> {
+        units.iter().filter(|(_, facts)| wanted(facts)).map(|(lu, _)| lu.name().to_string()).collect()
+    };
+    let foreign = of(&|facts| facts.foreign().is_some());
+    check("LUS_FOREIGN_HOLDER", foreign, &|n, names| {
+        format!("{} held by a client outside of LUS: {names}", count(n, "lu"))
+    });
+    let ownerless =
+        of(&|facts| facts.foreign().is_none() && matches!(facts.state, State::Down | State::Unplaced));
+    check("LUS_NO_DAEMON", ownerless, &|n, names| format!("{} without a daemon: {names}", count(n, "lu")));
+    let idle = of(&|facts| {
+        facts.foreign().is_none() && matches!(facts.state, State::New | State::Released | State::Lost)
+    });
+    check("LUS_NOT_SERVED", idle, &|n, names| format!("{} not served yet: {names}", count(n, "lu")));
+    let missing = of(&|facts| facts.size.is_none());
+    check("LUS_IMAGE_MISSING", missing, &|n, names| {
+        format!("{} whose image cannot be read: {names}", count(n, "lu"))
+    });
+    checks
+}
+
+/// The first few names, and how many more there are.
+fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let listed: Vec<&str> = names.take(NAMED_MAX).collect();
+    match more {
+        0 => listed.join(", "),
+        more => format!("{} and {more} more", listed.join(", ")),
+    }
+}
