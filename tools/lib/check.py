@@ -21,6 +21,7 @@ from steps import Outcome, Step
 from ui import Failure
 
 PROGRAM = "tools/check"
+TOOLS_TESTS = ROOT / "tools" / "lib" / "test_tools.py"
 WORK = ROOT / "target" / "check"
 QA_CHECKS = ROOT / "qa" / "checks"
 
@@ -116,6 +117,7 @@ def _plan(cargo, options):
     plan = [
         Step("format", command(cargo, "fmt", "--all", "--check", limit=LIMIT_QUICK)),
         Step("layout", lambda context: _layout(context, metadata)),
+        Step("tools", command("/usr/bin/python3", "-B", TOOLS_TESTS, limit=LIMIT_QUICK)),
         Step("clippy", command(cargo, "clippy", *every, "--all-targets", "--", "-D", "warnings")),
         Step("deny", lambda context: _deny(context, cargo, environment, "licenses", "bans", "sources")),
         Step("deny advisories", lambda context: _advisories(context, cargo, environment)),

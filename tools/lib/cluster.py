@@ -235,17 +235,19 @@ class Cluster:
             strangers = [entry.name for entry in self.dir.iterdir() if entry.name != ".lock"]
             if strangers:
                 raise Failure(f"{self.dir} is not empty and not a cluster of vstart's", "give another --dir, or empty it")
-            self._check_disk(osds or 1)
+            self._check_disk(DISK_BASE, osds or 1)
             self.state = {"fsid": str(uuid.uuid4()), "osds": 0, "lusds": 0, "listen": "127.0.0.1", "pools": []}
             self.state["profile"] = "release"
             self.state["osd_size"] = osd_size or 16 << 30
             self.state["port_base"] = self._free_base(port_base or PORT_BASE)
             progress("cluster", f"new in {self.dir}, ports from {self.state['port_base']}")
             osds, lusds = osds or 1, 1 if lusds is None else lusds
-        elif port_base not in (None, self.state["port_base"]) and not self.process("mon.a").pid():
+        elif port_base not in (None, self.state["port_base"]):
             self._move(self._free_base(port_base))
         if not self.process("mon.a").pid() and not _port_free(self.mon_port()):
             self._move(self._free_base(self.state["port_base"] + PORT_STEP))
+        if (osds or 0) > self.state["osds"] > 0:
+            self._check_disk(0, osds - self.state["osds"])
         for key, wanted in (("osds", osds), ("lusds", lusds)):
             if wanted is not None and wanted < self.state[key]:
                 progress("cluster", f"has {self.state[key]} {key} already; vstart adds, it does not take away")
@@ -254,7 +256,8 @@ class Cluster:
             progress("cluster", f"OSDs that exist keep their size; new ones get {ui.size(osd_size)}")
             self.state["osd_size"] = osd_size
         self.state["profile"] = profile or self.state["profile"]
-        if listen:
+        if listen and listen != self.state["listen"]:
+            self._require_stopped("the portals' address must change", self.lusd_names())
             self.state["listen"] = listen
         self.state["pools"] = sorted({*self.state["pools"], *pools})
         for folder in ("run", "log", "crash", "mon.a", "mgr.x"):
@@ -435,12 +438,12 @@ class Cluster:
 
     # Parts of `prepare`
 
-    def _check_disk(self, osds):
-        needed = DISK_BASE + osds * DISK_OSD
+    def _check_disk(self, base, osds):
+        needed = base + osds * DISK_OSD
         available = shutil.disk_usage(self.dir).free
         if available < needed:
             raise Failure(
-                f"{self.dir} has {ui.size(available)} free, {osds} OSD(s) need {ui.size(needed)}",
+                f"{self.dir} has {ui.size(available)} free; {osds} new OSD(s) need {ui.size(needed)}",
                 "free some space, or give a --dir on another disk",
             )
 
@@ -462,9 +465,7 @@ class Cluster:
 
     def _move(self, base):
         """Another cluster took this one's ports while it was down: take others."""
-        running = [name for name in self.names() if self.process(name).pid()]
-        if running:
-            raise Failure(f"the ports must change, but {', '.join(running)} still run", "first: tools/vstart down")
+        self._require_stopped("the ports must change", self.names())
         progress("cluster", f"moves from ports {self.state['port_base']} to {base}")
         self.state["port_base"] = base
         if (self.dir / "mon.a" / "store.db").exists():
@@ -475,6 +476,11 @@ class Cluster:
             self.save()
             self._write_conf()
             self._tool("ceph-mon", "-i", "a", "-c", self.conf, "--inject-monmap", monmap)
+
+    def _require_stopped(self, why, names):
+        running = [name for name in names if self.process(name).pid()]
+        if running:
+            raise Failure(f"{why}, but {', '.join(running)} still run", f"first: tools/vstart down --dir {self.dir}")
 
     def _write_conf(self):
         base = self.state["port_base"]

@@ -100,7 +100,8 @@ class Demo:
         if address.startswith("127."):
             reach = f"""
 The portal listens on the loopback, for this machine only. For other hosts: {vstart} down{where},
-then {vstart} demo{where} --listen ADDRESS, with an address of this machine. The target lets anybody in."""
+then {vstart} demo{where} --listen ADDRESS, with an address of this machine. The target lets anybody in.
+"""
         return f"""
 A disk is served.
 

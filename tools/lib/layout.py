@@ -45,14 +45,14 @@ def _rust(name, text):
 
 
 def _script(name, path):
-    first, text = path.open("rb").readline(), None
+    with path.open("rb") as file:
+        first = file.readline()
     executable = os.access(path, os.X_OK)
     if first.startswith(b"#!") != executable and not name.endswith((".py", ".rs", ".c", ".h")):
         yield f"{name}: {'executable without a #! line' if executable else 'a #! line, but not executable'}"
     if name.endswith(".py") or b"python3" in first:
         try:
-            text = path.read_text()
-            ast.parse(text, name)
+            ast.parse(path.read_text(), name)
         except (SyntaxError, UnicodeDecodeError) as error:
             yield f"{name}: {error}"
     elif name.endswith(".sh") or (first.startswith(b"#!") and first.strip().endswith((b"/sh", b"/bash", b"/sh -eu"))):

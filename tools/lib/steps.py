@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import ui
+from ui import Failure
 
 # Where nobody watches a terminal, a long step says now and then that it is alive.
 _SIGN_OF_LIFE_SECONDS = 60
@@ -81,7 +82,7 @@ def run_all(steps, logs, ready):
         context = Context(f"[{number:2}/{len(steps)}] {step.name:{width}}", log)
         context.alive(force=not sys.stdout.isatty() and step.name == "tests")
         obstacle = ready(context) if step.cluster else None
-        outcome = Outcome(skipped=1, reason=obstacle) if obstacle else step.run(context)
+        outcome = Outcome(skipped=1, reason=obstacle) if obstacle else _run(step, context)
         _print_outcome(context, outcome)
         if outcome.failed:
             failures.append((step.name, outcome, log))
@@ -97,6 +98,15 @@ def run_all(steps, logs, ready):
         print(f"{ui.colour('failed', 'red', sys.stdout)}  {name}: {outcome.reason or 'see'} {log}")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
     return 1 if total.failed else 0
+
+
+def _run(step, context):
+    try:
+        return step.run(context)
+    except (OSError, Failure) as error:
+        with open(context.log, "a") as log:
+            log.write(f"{error}\n")
+        return Outcome(failed=1, reason=str(error).splitlines()[0])
 
 
 def _print_outcome(context, outcome):
@@ -130,6 +140,9 @@ def by_test_results(status, log):
         # It did not build, or a test program was killed.
         outcome.failed = 1
         outcome.reason = f"cargo test exited with {status}"
+    elif not outcome.passed + outcome.failed + outcome.skipped:
+        outcome.failed = 1
+        outcome.reason = "no test ran"
     return outcome
 
 
