@@ -45,7 +45,7 @@ pub enum UnitAttention {
 const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
-    /// All kinds, the one to be reported first in front (SAM-5 table 44; beyond the resets the order is ours).
+    /// All kinds, the one to be reported first in front (SAM-5; beyond the resets the order is ours).
     pub const ORDER: [UnitAttention; 9] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
@@ -186,11 +186,11 @@ impl NexusLu {
         self.publish(&queue);
     }
 
-    /// Forgets a unit attention that the host has learned of by other means (REPORT LUNS on another logical unit
-    /// clears [`UnitAttention::ReportedLunsDataHasChanged`] on all of them, SPC-4 6.33).
-    pub fn clear(&self, attention: UnitAttention) {
+    /// Forgets REPORTED LUNS DATA HAS CHANGED: REPORT LUNS to any logical unit tells of it (SPC-4). It is never in
+    /// the log, only in the queue.
+    pub fn clear_reported_luns(&self) {
         let mut queue = lock(&self.queue);
-        queue.pending.remove(attention);
+        queue.pending.remove(UnitAttention::ReportedLunsDataHasChanged);
         self.publish(&queue);
     }
 

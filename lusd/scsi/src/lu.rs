@@ -243,7 +243,7 @@ impl LogicalUnit {
     /// Makes a unit attention pending for every nexus but `except`. REPORTED LUNS DATA HAS CHANGED belongs to a
     /// session, not to a logical unit: use [`NexusLu::establish`] for it.
     pub fn raise(&self, attention: UnitAttention, except: Option<&NexusLu>) {
-        debug_assert_ne!(attention, UnitAttention::ReportedLunsDataHasChanged);
+        assert_ne!(attention, UnitAttention::ReportedLunsDataHasChanged, "belongs to a session");
         self.attentions.raise(attention, except);
     }
 

@@ -99,7 +99,7 @@ impl Plan {
         Plan { transfer_out: 0, transfer_in: 0, step: Step::Reply(Bytes::new()) }
     }
 
-    /// GOOD with the first `allocation_length` bytes of `data` (SPC-4 4.3.5.6).
+    /// GOOD with the first `allocation_length` bytes of `data` (SPC-4).
     pub(crate) fn reply(mut data: Vec<u8>, allocation_length: u32) -> Plan {
         data.truncate(usize::try_from(allocation_length).unwrap_or(usize::MAX));
         Plan { transfer_out: 0, transfer_in: data.len() as u64, step: Step::Reply(data.into()) }
@@ -178,7 +178,7 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
     let row = table::find(&cdb, len);
     match unit {
         None => {
-            // SAM-5 4.7.1: what an incorrect logical unit number answers.
+            // SAM-5: what an incorrect logical unit number answers.
             let Ok(row) = row else { return Err(Fault::LogicalUnitNotSupported.into()) };
             if !row.flags.has(Flags::WITHOUT_UNIT) {
                 return Err(Fault::LogicalUnitNotSupported.into());

@@ -1,6 +1,6 @@
 //! What a target port says of itself: it differs by target and daemon, the logical unit does not.
 
-/// Task management functions, as REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS encodes them (SPC-4 6.36).
+/// Task management functions, as REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS encodes them (SPC-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskManagementFunctions(u16);
 

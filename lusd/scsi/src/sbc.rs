@@ -38,7 +38,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// READ (6), WRITE (6): a length of 0 means 256 blocks (SBC-3 5.8).
+    /// READ (6), WRITE (6): a length of 0 means 256 blocks (SBC-3).
     #[inline]
     fn of_6(cdb: &Cdb) -> Extent {
         let blocks = match cdb.u8(4) {

@@ -1,4 +1,4 @@
-//! Sense: what went wrong, as a value ([`CheckCondition`]) and as bytes ([`Sense`]); SPC-4 4.5, 5.12.
+//! Sense: what went wrong, as a value ([`CheckCondition`]) and as bytes ([`Sense`]); SPC-4 4.5.
 //!
 //! Every (sense key, ASC, ASCQ) that this device server can report stands in one of three tables: [`Fault::code`]
 //! here, `UnitAttention::code` and `AccessState::code`. Nothing here allocates.
@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// SENSE KEY (SPC-4 table 54).
+/// SENSE KEY (SPC-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SenseKey {
@@ -130,7 +130,7 @@ impl Fault {
     }
 }
 
-/// SENSE KEY SPECIFIC (SPC-4 4.5.2.4).
+/// SENSE KEY SPECIFIC (SPC-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeySpecific {
     /// Which field is wrong, for ILLEGAL REQUEST.
@@ -238,7 +238,7 @@ impl CheckCondition {
         }
     }
 
-    /// SPC-4 4.5.3. INFORMATION has 32 bits here: a value that does not fit is left out, with VALID zero.
+    /// Fixed format (SPC-4 4.5.3). INFORMATION has 32 bits here: a value that does not fit is left out, with VALID zero.
     fn fixed(&self) -> Sense {
         const VALID: u8 = 0x80;
         const CURRENT_FIXED: u8 = 0x70;
@@ -260,7 +260,7 @@ impl CheckCondition {
         sense
     }
 
-    /// SPC-4 4.5.2.
+    /// Descriptor format (SPC-4 4.5.2).
     fn descriptor(&self) -> Sense {
         const CURRENT_DESCRIPTOR: u8 = 0x72;
         const HEADER: usize = 8;

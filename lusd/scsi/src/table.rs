@@ -72,7 +72,7 @@ pub(crate) enum Handler {
 pub struct Row {
     /// Name as in SPC-4 and SBC-3.
     pub name: &'static str,
-    /// CDB usage data (SPC-4 6.35.3): byte 0 is the operation code, a service action stands in its place, a bit is
+    /// CDB usage data (SPC-4): byte 0 is the operation code, a service action stands in its place, a bit is
     /// one if it is looked at. Its length is the CDB's.
     pub usage: &'static [u8],
     /// Whether byte 1 carries a service action.

@@ -1,4 +1,4 @@
-//! Vital product data (SPC-4 7.8, SBC-3 6.6): one table of pages, so that what page 00h announces is what is served.
+//! Vital product data (SPC-4 7.8, SBC-3): one table of pages, so that what page 00h announces is what is served.
 
 mod block;
 mod extended;
@@ -39,7 +39,7 @@ pub(crate) fn page_without_unit(code: u8) -> Option<Vec<u8>> {
     (code == SUPPORTED_PAGES).then(|| with_header(NO_UNIT, code, vec![SUPPORTED_PAGES]))
 }
 
-/// SPC-4 7.8.1. Every page is far shorter than PAGE LENGTH holds: strings are bounded where they come in.
+/// Every page is far shorter than PAGE LENGTH holds: strings are bounded where they come in.
 fn with_header(peripheral: u8, code: u8, body: Vec<u8>) -> Vec<u8> {
     let [high, low] = (body.len() as u16).to_be_bytes();
     let mut page = vec![peripheral, code, high, low];

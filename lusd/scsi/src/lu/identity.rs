@@ -1,4 +1,4 @@
-//! Who a logical unit says it is: INQUIRY strings, serial number and world wide names (SPC-4 4.4, 7.8.6).
+//! Who a logical unit says it is: INQUIRY strings, serial number and world wide names (SPC-4 4.4).
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -37,7 +37,7 @@ pub enum IdentityError {
     },
 }
 
-/// A NAA designator (SPC-4 7.8.6.6): the world wide name by which multipath recognizes a logical unit.
+/// A NAA designator (SPC-4): the world wide name by which multipath recognizes a logical unit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Naa {
     bytes: [u8; 16],

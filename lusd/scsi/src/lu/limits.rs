@@ -1,4 +1,4 @@
-//! How much one command may ask for; announced in the Block Limits page and enforced (SBC-3 6.6.4).
+//! How much one command may ask for; announced in the Block Limits page and enforced (SBC-3).
 
 /// Bounds and geometry of a logical unit, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of the UNMAP parameter list header (SBC-3 5.28.2).
+/// Bytes of the UNMAP parameter list header (SBC-3).
 pub(crate) const UNMAP_HEADER_BYTES: usize = 8;
 /// Bytes of an UNMAP block descriptor.
 pub(crate) const UNMAP_DESCRIPTOR_BYTES: usize = 16;

@@ -6,7 +6,7 @@ use crate::cdb::Cdb;
 use crate::plan::{Plan, Unit};
 use crate::sense::CheckCondition;
 
-/// SBC-3 5.25, 5.26. The range is checked and the whole logical unit flushed: librbd knows no smaller flush. IMMED is
+/// The range is checked and the whole logical unit flushed: librbd knows no smaller flush. IMMED is
 /// accepted and the status sent after the flush all the same, so that its failure is not lost.
 fn synchronize_cache(unit: Unit<'_>, extent: Extent) -> Result<Plan, CheckCondition> {
     extent.on(unit.lu)?;
@@ -21,7 +21,7 @@ pub(crate) fn synchronize_cache_16(cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, Ch
     synchronize_cache(unit, Extent::of_16(cdb))
 }
 
-/// SBC-3 5.13, 5.14. There is no cache that the blocks could be fetched into, so the answer is GOOD, never
+/// There is no cache that the blocks could be fetched into, so the answer is GOOD, never
 /// CONDITION MET.
 fn pre_fetch(unit: Unit<'_>, extent: Extent) -> Result<Plan, CheckCondition> {
     extent.on(unit.lu)?;
@@ -36,7 +36,7 @@ pub(crate) fn pre_fetch_16(cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckCondi
     pre_fetch(unit, Extent::of_16(cdb))
 }
 
-/// SBC-3 5.24. The unit is always active: a host that stops it (START=0, as Linux and Windows do before they shut
+/// The unit is always active: a host that stops it (START=0, as Linux and Windows do before they shut
 /// down) gets its writes made durable, and other hosts go on. Power conditions and LOEJ are reserved in the table's
 /// row: the medium is fixed.
 pub(crate) fn start_stop_unit(cdb: &Cdb, _unit: Unit<'_>) -> Result<Plan, CheckCondition> {

@@ -1,4 +1,4 @@
-//! READ and WRITE (SBC-3 5.8 to 5.11, 5.32 to 5.35). DPO is accepted and without effect: there is no cache to spare.
+//! READ and WRITE (SBC-3). DPO is accepted and without effect: there is no cache to spare.
 
 use super::{Extent, FUA};
 use crate::block::BlockOp;

@@ -1,4 +1,4 @@
-//! UNMAP (SBC-3 5.28). ANCHOR is reserved in the table's row: nothing can be anchored (ANC_SUP=0).
+//! UNMAP (SBC-3). ANCHOR is reserved in the table's row: nothing can be anchored (ANC_SUP=0).
 
 use smallvec::SmallVec;
 

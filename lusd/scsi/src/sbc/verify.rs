@@ -1,4 +1,4 @@
-//! VERIFY and WRITE AND VERIFY (SBC-3 5.29 to 5.31, 5.36 to 5.38).
+//! VERIFY and WRITE AND VERIFY (SBC-3).
 
 use super::Extent;
 use crate::block::{BlockOp, Comparand};

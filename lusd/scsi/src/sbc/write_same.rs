@@ -1,4 +1,4 @@
-//! WRITE SAME (SBC-3 5.39, 5.40). ANCHOR is reserved in the table's rows, UNMAP where the unit is not thin.
+//! WRITE SAME (SBC-3). ANCHOR is reserved in the table's rows, UNMAP where the unit is not thin.
 
 use super::Extent;
 use crate::LogicalUnit;
@@ -27,7 +27,7 @@ fn write_same(unit: Unit<'_>, extent: Extent, no_data_out: bool) -> Result<Plan,
 }
 
 /// On a thin logical unit zeroes need no space, whether UNMAP is set or not: with LBPRZ=1 a mapped block of zeroes may
-/// become deallocated at any time (SBC-3 4.7.3), and nothing is promised to be anchored.
+/// become deallocated at any time (SBC-3), and nothing is promised to be anchored.
 fn write_zeroes(lu: &LogicalUnit, range: Range) -> BlockOp {
     BlockOp::WriteZeroes { range, may_unmap: lu.is_thin() }
 }

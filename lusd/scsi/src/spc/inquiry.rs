@@ -1,4 +1,4 @@
-//! INQUIRY (SPC-4 6.6): the standard data here, the vital product data pages in `vpd`.
+//! INQUIRY (SPC-4): the standard data here, the vital product data pages in `vpd`.
 
 use crate::LogicalUnit;
 use crate::plan::{Plan, Request};
@@ -44,7 +44,7 @@ pub(crate) fn inquiry(request: &Request<'_>) -> Result<Plan, CheckCondition> {
     Ok(Plan::reply(data, u32::from(request.cdb.u16(3))))
 }
 
-/// SPC-4 6.6.2.
+/// Standard INQUIRY data; with blank strings where there is no logical unit.
 fn standard(lu: Option<&LogicalUnit>) -> Vec<u8> {
     const HISUP: u8 = 0x10;
     const RESPONSE_DATA_FORMAT: u8 = 0x02;

@@ -19,7 +19,7 @@ const SUB_PAGE_HEADER: usize = 4;
 /// SPF in byte 0.
 const SUB_PAGE_FORMAT: u8 = 0x40;
 
-/// The three kinds of value that a page has here (SPC-4 6.14.2; saved values do not exist).
+/// The three kinds of value that a page has here (SPC-4; saved values do not exist).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageControl {
     Current,
@@ -56,7 +56,7 @@ pub(crate) static PAGES: [ModePage; 4] = [
     ModePage { code: 0x1c, subcode: 0, len: 12, fill: informational_exceptions, changeable: &[] },
 ];
 
-/// Caching (SBC-3 6.4.5). The read cache (RCD=0) is whatever lies below; prefetch is left to it.
+/// Caching (SBC-3). The read cache (RCD=0) is whatever lies below; prefetch is left to it.
 fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
     const WCE: u8 = 0x04;
     if lu.has_write_cache() {
@@ -64,7 +64,7 @@ fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
     }
 }
 
-/// Control (SPC-4 7.5.8).
+/// Control (SPC-4).
 fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
     // One task set for all nexuses, whose commands run in any order; no answers to aborted commands (TAS=0).
     const UNRESTRICTED_REORDERING: u8 = 0x10;
@@ -77,7 +77,7 @@ fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
     }
 }
 
-/// Informational Exceptions Control (SPC-4 7.5.11): none are reported here; the cluster's health is Ceph's to tell.
+/// Informational Exceptions Control (SPC-4): none are reported here; the cluster's health is Ceph's to tell.
 fn informational_exceptions(page: &mut [u8], _: &LogicalUnit, _: ModeParameters) {
     const DEXCPT: u8 = 0x08;
     page[2] = DEXCPT;
@@ -156,7 +156,7 @@ impl HeaderForm {
     }
 }
 
-/// Bytes of the short and the long LBA mode parameter block descriptor (SBC-3 6.4.2).
+/// Bytes of the short and the long LBA mode parameter block descriptor (SBC-3).
 pub(crate) const SHORT_DESCRIPTOR_BYTES: usize = 8;
 pub(crate) const LONG_DESCRIPTOR_BYTES: usize = 16;
 

@@ -1,4 +1,4 @@
-//! MODE SELECT (SPC-4 6.12, 6.13). SP is reserved in the table's rows: nothing can be saved.
+//! MODE SELECT (SPC-4). SP is reserved in the table's rows: nothing can be saved.
 
 use super::mode_pages::{
     HeaderForm, LONG_DESCRIPTOR_BYTES, ModePage, ModeParameters, PageControl, SHORT_DESCRIPTOR_BYTES,
@@ -83,7 +83,7 @@ impl ModeSelect {
 }
 
 /// The geometry cannot be changed: the number of blocks is the present one, or 0 (no change), or all ones (the
-/// largest possible), and the rest is as it is (SBC-3 6.4.2).
+/// largest possible), and the rest is as it is (SBC-3).
 fn check_descriptor(given: &[u8], expected: &[u8], at: usize) -> Result<(), CheckCondition> {
     let count_bytes = given.len() / 2;
     let (count, rest) = given.split_at(count_bytes);

@@ -1,4 +1,4 @@
-//! MODE SENSE (SPC-4 6.14, 6.15).
+//! MODE SENSE (SPC-4).
 
 use super::mode_pages::{
     ALL_PAGES, ALL_SUBPAGES, HeaderForm, ModePage, PAGES, PageControl, long_descriptor, short_descriptor,
@@ -64,7 +64,7 @@ fn mode_data(
     Ok(data)
 }
 
-/// Mode parameter header (SPC-4 7.5.5). All pages together are shorter than the one byte length holds (asserted).
+/// Mode parameter header (SPC-4). All pages together are shorter than the one byte length holds (asserted).
 fn fill_header(data: &mut [u8], form: HeaderForm, lu: &LogicalUnit, descriptor_bytes: usize, long: bool) {
     const WP: u8 = 0x80;
     const DPOFUA: u8 = 0x10;
@@ -88,7 +88,7 @@ fn fill_header(data: &mut [u8], form: HeaderForm, lu: &LogicalUnit, descriptor_b
     }
 }
 
-/// SPC-4 table 198: which pages a page code and a subpage code ask for.
+/// Which pages a page code and a subpage code ask for.
 fn selected_pages(code: u8, subcode: u8) -> Result<impl Iterator<Item = &'static ModePage>, CheckCondition> {
     const PAGE_CODE_HIGH_BIT: u8 = 5;
     let matches = move |page: &&ModePage| {

@@ -1,4 +1,4 @@
-//! REPORT SUPPORTED OPERATION CODES and TASK MANAGEMENT FUNCTIONS (SPC-4 6.35, 6.36), from the command table.
+//! REPORT SUPPORTED OPERATION CODES and TASK MANAGEMENT FUNCTIONS (SPC-4), from the command table.
 
 use crate::cdb::Cdb;
 use crate::plan::{Plan, Request, Unit};
@@ -34,7 +34,7 @@ pub(crate) fn report_supported_operation_codes(cdb: &Cdb, unit: Unit<'_>) -> Res
     Ok(Plan::reply(data, cdb.u32(6)))
 }
 
-/// All commands format (SPC-4 6.35.2).
+/// All commands format (SPC-4).
 fn all(thin: bool, timeouts: bool) -> Vec<u8> {
     const SERVACTV: u8 = 0x01;
     const CTDP: u8 = 0x02;
@@ -53,7 +53,7 @@ fn all(thin: bool, timeouts: bool) -> Vec<u8> {
     data
 }
 
-/// One command format (SPC-4 6.35.3).
+/// One command format (SPC-4).
 fn one(row: Option<&Row>, thin: bool, timeouts: bool) -> Vec<u8> {
     const NOT_SUPPORTED: u8 = 0b001;
     const SUPPORTED_AS_STANDARD: u8 = 0b011;
@@ -74,7 +74,7 @@ fn one(row: Option<&Row>, thin: bool, timeouts: bool) -> Vec<u8> {
     data
 }
 
-/// Command timeouts descriptor (SPC-4 6.35.4). No nominal time: the cluster decides.
+/// Command timeouts descriptor (SPC-4). No nominal time: the cluster decides.
 fn push_timeouts(data: &mut Vec<u8>, row: &Row) {
     const LENGTH: u16 = 0x0a;
     const NOMINAL_NOT_INDICATED: u32 = 0;

@@ -4,7 +4,7 @@ use crate::cdb::Cdb;
 use crate::plan::{Plan, Request, Unit};
 use crate::sense::{CheckCondition, Fault, SenseCode, SenseFormat};
 
-/// SPC-4 6.47: the unit attention and access state were looked at before.
+/// TEST UNIT READY: the unit attention and access state were looked at before.
 pub(crate) fn test_unit_ready(_cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckCondition> {
     if unit.lu.blocks() == 0 {
         return Err(Fault::NoMedium.into());
@@ -12,13 +12,13 @@ pub(crate) fn test_unit_ready(_cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckC
     Ok(Plan::done())
 }
 
-/// SBC-3 5.12. The medium cannot be removed, so both are true at once; hosts send it and expect GOOD.
+/// The medium cannot be removed, so both are true at once; hosts send it and expect GOOD.
 pub(crate) fn prevent_allow_medium_removal(_cdb: &Cdb, _unit: Unit<'_>) -> Result<Plan, CheckCondition> {
     Ok(Plan::done())
 }
 
-/// SPC-4 6.39: a pending unit attention is returned as parameter data and thereby cleared; else why the unit does not
-/// serve; else NO SENSE. Where there is no logical unit the status is GOOD too (SAM-5 4.7.1).
+/// REQUEST SENSE: a pending unit attention is returned as parameter data and thereby cleared; else why the unit does not
+/// serve; else NO SENSE. Where there is no logical unit the status is GOOD too (SAM-5).
 pub(crate) fn request_sense(request: &Request<'_>) -> Result<Plan, CheckCondition> {
     const DESC: u8 = 0x01;
     let check = match request.unit {

@@ -1,6 +1,5 @@
-//! REPORT LUNS (SPC-4 6.33). There are no well-known and no administrative logical units.
+//! REPORT LUNS (SPC-4). There are no well-known and no administrative logical units.
 
-use crate::attention::UnitAttention;
 use crate::lun::Lun;
 use crate::plan::{Plan, Request};
 use crate::sense::{CheckCondition, Fault};
@@ -24,7 +23,7 @@ pub(crate) fn report_luns(request: &Request<'_>) -> Result<Plan, CheckCondition>
             data.extend_from_slice(&lun.to_wire());
         }
         if let Some(nexus) = nexus {
-            nexus.clear(UnitAttention::ReportedLunsDataHasChanged);
+            nexus.clear_reported_luns();
         }
     });
     // At most 16 384 LUNs of 8 bytes: fits.

@@ -1,4 +1,4 @@
-//! Block Limits, Block Device Characteristics, Logical Block Provisioning (SBC-3 6.6.2 to 6.6.5).
+//! Block Limits, Block Device Characteristics, Logical Block Provisioning (SBC-3).
 
 use crate::{LogicalUnit, TargetPort};
 

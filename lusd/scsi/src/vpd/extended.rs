@@ -1,4 +1,4 @@
-//! Extended INQUIRY Data and Mode Page Policy (SPC-4 7.8.7, 7.8.8).
+//! Extended INQUIRY Data and Mode Page Policy (SPC-4).
 
 use crate::{LogicalUnit, TargetPort};
 

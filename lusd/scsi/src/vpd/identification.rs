@@ -1,4 +1,4 @@
-//! Device Identification (SPC-4 7.8.6): by these designators hosts recognize one logical unit on many paths.
+//! Device Identification (SPC-4): by these designators hosts recognize one logical unit on many paths.
 
 use crate::{LogicalUnit, TargetPort};
 
@@ -38,7 +38,7 @@ pub(super) fn device_identification(lu: &LogicalUnit, port: &TargetPort) -> Vec<
     page
 }
 
-/// SPC-4 7.8.6.11: null terminated, padded to a multiple of 4 bytes. Names are bounded, so it is at most 236 bytes.
+/// SCSI name string designator: null terminated, padded to a multiple of 4 bytes. Names are bounded, so it is at most 236 bytes.
 fn scsi_name(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.resize((name.len() + 1).next_multiple_of(4), 0);

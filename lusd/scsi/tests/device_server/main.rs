@@ -1,0 +1,10 @@
+//! The device server as the daemon sees it: a CDB in; a plan, data or sense out.
+
+mod attention;
+mod bed;
+mod block;
+mod identity;
+mod mode;
+mod primary;
+mod random;
+mod table;
