@@ -1,0 +1,79 @@
+//! Task management functions (RFC 7143 11.5, 11.6). They are judged and carried out by the daemon; here their task is found.
+
+use super::{Connection, Phase};
+use crate::bhs::{Bhs, RESERVED_TAG};
+use crate::error::ProtocolError;
+use crate::event::{Event, Referenced, TmfRequest};
+use crate::pdu::{TaskManagementRequest, TaskManagementResponse, TmfFunction, TmfResponse};
+
+impl Connection {
+    pub(super) fn take_tmf(&mut self, bhs: &Bhs) -> Result<(), ProtocolError> {
+        let pdu = TaskManagementRequest::parse(bhs);
+        if pdu.initiator_task_tag == RESERVED_TAG {
+            return Err(ProtocolError::ReservedTag);
+        }
+        self.check_tag(pdu.initiator_task_tag)?;
+        self.check_immediate()?;
+        let function = match pdu.function {
+            // Allegiance moves between connections only (11.5.6), at error recovery level 2.
+            Some(TmfFunction::TaskReassign) => {
+                let response = TmfResponse::TaskAllegianceReassignmentNotSupported;
+                self.send_tmf_response(pdu.initiator_task_tag, response);
+                return Ok(());
+            }
+            Some(function) if function.protocol_level_min() <= self.params.protocol_level => function,
+            _ => {
+                self.send_tmf_response(pdu.initiator_task_tag, TmfResponse::FunctionNotSupported);
+                return Ok(());
+            }
+        };
+        let referenced =
+            if function.names_a_task() { self.referenced(&pdu, function) } else { Referenced::Nothing };
+        self.tmfs.push(pdu.initiator_task_tag);
+        self.events.push_back(Event::TaskManagement(TmfRequest {
+            initiator_task_tag: pdu.initiator_task_tag,
+            function,
+            lun: pdu.lun,
+            referenced,
+            ref_cmd_sn: pdu.ref_cmd_sn,
+            cmd_sn: pdu.cmd_sn,
+            immediate: pdu.immediate,
+        }));
+        Ok(())
+    }
+
+    /// RFC 7143 11.5.5: a task that is not here may still be on its way; an abort then makes its number count as received.
+    fn referenced(&mut self, pdu: &TaskManagementRequest, function: TmfFunction) -> Referenced {
+        if let Some(tag) = self.session.tasks.find(pdu.referenced_task_tag) {
+            return Referenced::Task(tag);
+        }
+        let window = &mut self.session.window;
+        if window.holds(pdu.ref_cmd_sn) && pdu.ref_cmd_sn.is_before(pdu.cmd_sn) {
+            if function == TmfFunction::AbortTask {
+                window.give_up(pdu.ref_cmd_sn);
+            }
+            return Referenced::CmdSnNotReceived;
+        }
+        Referenced::NotInTask
+    }
+
+    /// Answers an [`Event::TaskManagement`]: after the tasks that it concerns were ended.
+    ///
+    /// # Panics
+    /// If no function of that initiator task tag waits for an answer.
+    pub fn tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        let Some(i) = self.tmfs.iter().position(|tag| *tag == initiator_task_tag) else {
+            panic!("task management function {initiator_task_tag:#x} was answered already");
+        };
+        self.tmfs.swap_remove(i);
+        self.send_tmf_response(initiator_task_tag, response);
+    }
+
+    fn send_tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse) {
+        let sns = self.sns_own();
+        self.out.push(TaskManagementResponse { response, initiator_task_tag, sns }.to_bhs(), &[]);
+    }
+}
