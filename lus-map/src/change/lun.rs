@@ -137,14 +137,14 @@ pub struct UnmapLun {
 ///
 /// # Errors
 /// [`Refusal::NoSuchTarget`], [`Refusal::NoSuchHost`], [`Refusal::NoSuchLu`], [`Refusal::NotMapped`], and
-/// [`Refusal::AlreadyMapped`] where it is mapped, but for others or under another number.
+/// [`Refusal::MappedOtherwise`] where it is mapped, but for others or under another number.
 pub fn unmap(map: &LusMap, origin: &Origin, ask: &UnmapLun) -> Result<Change, Refusal> {
     let lu = find(map, &ask.target, ask.host.as_ref(), &ask.lu)?;
     let of_unit = || map.luns(&ask.target).filter(|mapping| mapping.lu == lu.id);
     let wanted = of_unit().find(|m| m.host == ask.host && ask.lun.is_none_or(|lun| lun == m.lun));
     let Some(mapping) = wanted else {
         return Err(match of_unit().next() {
-            Some(other) => Refusal::AlreadyMapped {
+            Some(other) => Refusal::MappedOtherwise {
                 lu: ask.lu.clone(),
                 target: ask.target.clone(),
                 lun: other.lun,

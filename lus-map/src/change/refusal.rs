@@ -122,6 +122,18 @@ pub enum Refusal {
         /// The one host that sees it so.
         host: Option<Iqn>,
     },
+    /// The unit is mapped, but not as what is to be unmapped.
+    #[error("logical unit {lu} is not mapped so: it is LUN {lun} of target {target}{}", for_host(.host))]
+    MappedOtherwise {
+        /// The logical unit.
+        lu: LuName,
+        /// The target.
+        target: Iqn,
+        /// Its number.
+        lun: Lun,
+        /// The one host that sees it so.
+        host: Option<Iqn>,
+    },
     /// No number is left.
     #[error("target {0} has no free LUN")]
     NoFreeLun(Iqn),
@@ -230,7 +242,8 @@ impl Refusal {
             | Self::NoSuchLuId(_)
             | Self::NoSuchDaemon(_)
             | Self::NotOnRecord { .. }
-            | Self::NotMapped { .. } => errno::ENOENT,
+            | Self::NotMapped { .. }
+            | Self::MappedOtherwise { .. } => errno::ENOENT,
             Self::TargetDiffers { .. }
             | Self::LuDiffers { .. }
             | Self::ImageTaken { .. }
