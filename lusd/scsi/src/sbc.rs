@@ -7,7 +7,7 @@ mod unmap;
 mod verify;
 mod write_same;
 
-pub(crate) use self::capacity::{read_capacity_10, read_capacity_16};
+pub(crate) use self::capacity::{get_lba_status, read_capacity_10, read_capacity_16};
 pub(crate) use self::medium::{
     pre_fetch_10, pre_fetch_16, start_stop_unit, synchronize_cache_10, synchronize_cache_16,
 };

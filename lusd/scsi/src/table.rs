@@ -164,7 +164,7 @@ const WRITE: Flags = Flags::WRITES;
 
 /// Sorted by operation code, then service action.
 #[rustfmt::skip]
-static ROWS: [Row; 35] = [
+static ROWS: [Row; 36] = [
     Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
@@ -193,6 +193,7 @@ static ROWS: [Row; 35] = [
     Row::new("SYNCHRONIZE CACHE (16)", &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_16)),
     Row::new("WRITE SAME (16)", &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_16)).thin_bits(0x08),
     Row::new("READ CAPACITY (16)", &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_capacity_16)).service_action(),
+    Row::new("GET LBA STATUS", &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], READ, QUICK_S, Handler::Unit(sbc::get_lba_status)).service_action(),
     Row::new("REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], SURVEY, QUICK_S, Handler::Target(spc::report_luns)),
     Row::new("REPORT SUPPORTED OPERATION CODES", &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NOT_SERVING, QUICK_S, Handler::Unit(spc::report_supported_operation_codes)).service_action(),
     Row::new("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", &[0xa3, 0x0d, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NOT_SERVING, QUICK_S, Handler::Target(spc::report_supported_task_management_functions)).service_action(),

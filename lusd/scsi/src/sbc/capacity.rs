@@ -1,4 +1,4 @@
-//! READ CAPACITY (SBC-3).
+//! READ CAPACITY and GET LBA STATUS (SBC-3).
 
 use crate::LogicalUnit;
 use crate::cdb::Cdb;
@@ -36,5 +36,23 @@ pub(crate) fn read_capacity_16(cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckC
     if unit.lu.is_thin() {
         data[14] = LBPME | LBPRZ;
     }
+    Ok(Plan::reply(data, cdb.u32(10)))
+}
+
+/// One extent from the starting block to the end, MAPPED: which SBC-4 reads as "mapped, or in an unknown state". Hosts that ask (QEMU copies
+/// only what is mapped) then read everything, which is right for any image.
+pub(crate) fn get_lba_status(cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckCondition> {
+    /// PARAMETER DATA LENGTH counts what follows it: reserved bytes and one descriptor.
+    const PARAMETER_DATA_LENGTH: u32 = 20;
+    const LEN: usize = 24;
+    const MAPPED: u8 = 0;
+    let lba = cdb.u64(2);
+    let left = unit.lu.blocks().checked_sub(lba).filter(|left| *left > 0);
+    let left = left.ok_or_else(|| CheckCondition::lba_out_of_range(lba))?;
+    let mut data = vec![0; LEN];
+    data[..4].copy_from_slice(&PARAMETER_DATA_LENGTH.to_be_bytes());
+    data[8..16].copy_from_slice(&lba.to_be_bytes());
+    data[16..20].copy_from_slice(&u32::try_from(left).unwrap_or(u32::MAX).to_be_bytes());
+    data[20] = MAPPED;
     Ok(Plan::reply(data, cdb.u32(10)))
 }

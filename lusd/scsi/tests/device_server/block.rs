@@ -510,3 +510,17 @@ fn backend_errors_have_their_answers() {
     let sense = Fault::SpaceAllocationFailed.code();
     assert_eq!((sense.key as u8, sense.asc, sense.ascq), (0x07, 0x27, 0x07));
 }
+
+#[test]
+fn everything_is_mapped_from_the_starting_block_to_the_end() {
+    let bed = Bed::new();
+    for lba in [0, 7, LAST] {
+        let mut expected = vec![0, 0, 0, 20, 0, 0, 0, 0];
+        expected.extend(lba.to_be_bytes());
+        expected.extend(((BLOCKS - lba) as u32).to_be_bytes());
+        expected.extend([0; 4]);
+        assert_eq!(bed.data(&cdb16(0x9e, 0x12, lba, 24)), expected);
+        assert_eq!(bed.data(&cdb16(0x9e, 0x12, lba, 12)), expected[..12]);
+    }
+    assert_eq!(bed.error(&cdb16(0x9e, 0x12, BLOCKS, 24)), CheckCondition::lba_out_of_range(BLOCKS));
+}

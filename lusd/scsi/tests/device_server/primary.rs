@@ -53,6 +53,7 @@ fn every_reply_is_cut_to_its_allocation_length() {
         ("MODE SENSE (6)", 0xff, Box::new(move |len| with_u8(cdb6(0x1a, 0x3fff, 0), 4, len))),
         ("MODE SENSE (10)", 0xffff, Box::new(move |len| with_u16(cdb10(0x5a, 0x10, 0x3fff_0000, 0), 7, len))),
         ("READ CAPACITY (16)", u32::MAX, Box::new(read_capacity_16)),
+        ("GET LBA STATUS", u32::MAX, Box::new(|n| cdb16(0x9e, 0x12, 0, n))),
         ("REPORT LUNS", u32::MAX, Box::new(|len| report_luns(0, len))),
         ("all operation codes", u32::MAX, Box::new(move |len| opcodes(0x80, len))),
         ("one operation code", u32::MAX, Box::new(move |len| opcodes(0x81, len))),

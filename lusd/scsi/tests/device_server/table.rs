@@ -183,7 +183,7 @@ fn unknown_commands_are_reported_as_such() {
             assert_eq!(bed.data(&report(options, opcode, 0, 0xffff)), not_supported, "{opcode:02x}");
         }
     }
-    assert_eq!(bed.data(&report(2, 0x9e, 0x12, 0xffff)), not_supported, "GET LBA STATUS");
+    assert_eq!(bed.data(&report(2, 0x9e, 0x11, 0xffff)), not_supported, "READ LONG (16)");
     assert_eq!(bed.data(&report(2, 0xa3, 0x010c, 0xffff)), not_supported, "16 bit service action");
     assert_eq!(bed.data(&report(3, 0x28, 1, 0xffff)), not_supported, "READ (10) has no service action");
     assert_eq!(Bed::thick().data(&report(1, 0x42, 0, 0xffff)), not_supported, "UNMAP of a thick unit");
