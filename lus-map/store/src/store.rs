@@ -8,7 +8,7 @@ use lus_map::{
     Corrupt, EPOCH_XATTR, Epoch, INCREMENT_PREFIX, Increment, LusMap, MAP_OBJECT, Origin, Timestamp,
     increment_epoch, increment_key,
 };
-use lusd_ceph::{Cluster, Error};
+use lusd_ceph::{Error, Pool};
 use uuid::Uuid;
 
 use crate::error::StoreError;
@@ -43,14 +43,11 @@ pub(crate) struct Inner {
 }
 
 impl MapStore {
-    /// The map in pool `pool` of the cluster that `cluster` is a client of.
-    ///
-    /// # Errors
-    /// ENOENT if there is no such pool, and what else librados says.
-    pub async fn open(cluster: &Cluster, pool: &str) -> Result<Self, StoreError> {
-        let pool = cluster.pool(pool, None).await?;
+    /// The map in `pool`, to be changed as its client.
+    pub fn open(pool: &Pool) -> Self {
+        let cluster = pool.cluster();
         let who = format!("{} {}", cluster.name(), cluster.address());
-        Ok(Self::with_objects(Arc::new(RadosObjects::new(pool)), who, cluster.fsid()))
+        Self::with_objects(Arc::new(RadosObjects::new(pool.clone())), who, cluster.fsid())
     }
 
     /// The map in any objects; `who` is the name for the log of changes.
