@@ -9,8 +9,11 @@
 //! a read or a write waits for the control side.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod config;
+pub mod listener;
 pub mod lun;
+pub mod map;
 pub mod net;
 pub mod observe;
 pub mod process;

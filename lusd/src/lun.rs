@@ -1,7 +1,11 @@
 //! Logical units: the gate, the backends, and the one who owns them.
 
 pub mod backend;
+pub mod clients;
+pub mod describe;
+pub mod fencer;
 pub mod gate;
+pub mod owner;
 pub mod ram;
 pub mod takeover;
 pub mod unit;

@@ -1,3 +1,4 @@
 //! What others see of the daemon.
 
 pub mod log;
+pub mod service_map;

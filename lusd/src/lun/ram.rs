@@ -18,6 +18,17 @@ impl RamStore {
         Self { chunks: (0..capacity.div_ceil(CHUNK)).map(|_| RwLock::new(None)).collect() }
     }
 
+    /// A store of at least `capacity` bytes with this one's content, which it takes along: the caller has stopped all I/O. It never gets
+    /// smaller: what was checked against the larger capacity a moment ago still finds its place.
+    pub fn resized(&self, capacity: u64) -> Self {
+        let store = Self::new(capacity.max(self.chunks.len() as u64 * CHUNK));
+        let take = |chunk: &RwLock<Option<Box<[u8]>>>| chunk.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        for (new, old) in store.chunks.iter().zip(&self.chunks) {
+            *new.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = take(old);
+        }
+        store
+    }
+
     /// Appends `len` bytes from `offset` on to `out`.
     pub fn read(&self, offset: u64, len: u64, out: &mut BytesMut) {
         self.each(offset, len, |chunk, at, n, _| {
@@ -87,5 +98,15 @@ mod tests {
         assert_eq!(read(&store, CHUNK - 100, CHUNK + 200), vec![0; CHUNK as usize + 200]);
         assert_eq!(read(&store, CHUNK - 500, 400), data[..400]);
         assert!(store.chunks[1].read().unwrap().is_none(), "a whole zeroed chunk gives its memory back");
+    }
+
+    #[test]
+    fn a_resized_store_keeps_its_content() {
+        let store = RamStore::new(2 * CHUNK);
+        store.write(CHUNK + 5, b"abc");
+        let store = store.resized(4 * CHUNK);
+        assert_eq!(read(&store, CHUNK + 5, 3), b"abc");
+        assert_eq!(read(&store, 3 * CHUNK, 3), [0; 3]);
+        assert_eq!(store.resized(CHUNK).chunks.len(), 4);
     }
 }

@@ -25,6 +25,8 @@ pub struct Unit {
     backend: ArcSwapOption<Backend>,
     /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are not answered.
     reset_generation: AtomicU64,
+    /// The highest epoch of which an operation was lost or has an outcome that is not known, whether the gate was open or shut.
+    lost_epoch: AtomicU64,
     lost: Notify,
 }
 
@@ -38,6 +40,7 @@ impl Unit {
             gate: Gate::new(shards),
             backend: ArcSwapOption::empty(),
             reset_generation: AtomicU64::new(0),
+            lost_epoch: AtomicU64::new(0),
             lost: Notify::new(),
         })
     }
@@ -59,13 +62,23 @@ impl Unit {
 
     /// The LU was lost under `epoch`: nothing that is inside is answered any more. Idempotent, from any thread.
     pub fn lost(&self, epoch: LuEpoch, unknown: bool) {
-        if self.gate.epoch() != epoch || !self.gate.is_serving() {
+        if self.gate.epoch() != epoch {
+            return;
+        }
+        // Also while it drains: it must not be called released then.
+        self.lost_epoch.fetch_max(epoch.0, SeqCst);
+        if !self.gate.is_serving() {
             return;
         }
         error!(lu = %self.name, epoch = epoch.0, unknown, "lost: its sessions with commands in flight are reset");
         self.scsi.set_access(AccessState::NotOwner);
         self.gate.revoke();
         self.lost.notify_one();
+    }
+
+    /// Whether an operation of `epoch` was lost, or has an outcome that is not known.
+    pub fn was_lost(&self, epoch: LuEpoch) -> bool {
+        self.lost_epoch.load(SeqCst) == epoch.0
     }
 
     /// Waits for [`Unit::lost`].
@@ -77,6 +90,13 @@ impl Unit {
     #[inline]
     pub fn backend(&self) -> Guard<Option<Arc<Backend>>> {
         self.backend.load()
+    }
+
+    /// Puts what `make` makes of the backend in its place, if it makes something. The caller holds the gate's barrier.
+    pub fn exchange_backend(&self, make: impl FnOnce(&Backend) -> Option<Backend>) {
+        if let Some(other) = self.backend.load().as_deref().and_then(make) {
+            self.backend.store(Some(Arc::new(other)));
+        }
     }
 
     /// True where a read needs a buffer of ours, which is to be charged first.

@@ -1,0 +1,283 @@
+//! Start, life and end of the daemon.
+//!
+//! ```text
+//!   connect ─ configuration of the monitors ─ map ─ may it fence? ─ bind portals ─ connect clients for images ─ register
+//!     ─ fence older starts ┐
+//!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─ SIGTERM ─ stop accepting ─ release LUs ─ close sessions ─ retire
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lus_map_store::{AckWhen, MapWatch, RecordStore, WatchOptions};
+use lusd_ceph::{Cluster, ClusterOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, Environment};
+use crate::listener::{Bound, announced};
+use crate::lun::clients::{DataClient, DataClients};
+use crate::lun::fencer::Fencer;
+use crate::lun::owner::{PoolTurns, Shared};
+use crate::map::reconcile::Reconciler;
+use crate::map::register::{self, Registration};
+use crate::map::view::Own;
+use crate::net::shard::ShardHandle;
+use crate::observe::log::{Log, RENAME_CHECK};
+use crate::observe::service_map;
+use crate::process::{self, Detached};
+use crate::service::Service;
+
+/// How long the first look at all LUs may hold up the start; those that do not answer appear later.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long each RADOS client may take to end. An end that takes longer is as good as a crash: the next start fences it.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Exit code of a second SIGTERM, as a shell would show the signal.
+const EXIT_TERMINATED: i32 = 128 + 15;
+
+/// Everything that a running daemon consists of.
+struct Running {
+    control: Cluster,
+    shared: Arc<Shared>,
+    service: Arc<Service>,
+    follow: Arc<MapWatch>,
+    reconciler: Reconciler,
+    shards: Arc<Vec<ShardHandle>>,
+    accepting: tokio::task::JoinHandle<()>,
+    stop_accepting: watch::Sender<bool>,
+    reporting: tokio::task::JoinHandle<()>,
+    registration: Registration,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from going on.
+pub async fn run(
+    config: Config,
+    environment: &Environment,
+    log: Log,
+    detached: Option<Detached>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::spawn(keep_log(log));
+    let drain_timeout = config.drain_timeout;
+    let running = tokio::select! {
+        running = start(config, environment) => running?,
+        _ = terminate.recv() => bail!("terminated while starting"),
+        _ = interrupt.recv() => bail!("interrupted while starting"),
+    };
+    if let Some(detached) = detached {
+        detached.ready()?;
+    }
+    process::notify_service_manager("READY=1");
+    info!("ready");
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+        why = running.cannot_go_on() => bail!("{why}"),
+    }
+    process::notify_service_manager("STOPPING=1");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("a second signal: ending at once; the next start fences what is left");
+        std::process::exit(EXIT_TERMINATED);
+    });
+    running.drain(drain_timeout).await
+}
+
+async fn start(config: Config, environment: &Environment) -> anyhow::Result<Running> {
+    let options = config.cluster_options();
+    let control = Cluster::connect(options.clone())
+        .await
+        .with_context(|| format!("cannot connect to cluster '{}' as {}", config.cluster, config.name))?;
+    let config = with_central(config, &control, environment).await?;
+    info!(fsid = control.fsid(), client = %control.address(), "connected");
+    let (store, map) = register::open_map(&control, &config.pool).await?;
+    if !register::left_unfenced(&map, &config.id) {
+        // Where there is something to fence, that is the trial.
+        register::check_fencing(&control, &options, &config).await?;
+    }
+    let bound = Bound::bind(&config.portals)?;
+    let image_options = options.for_images();
+    let clients = connect_clients(&image_options, config.data_clients).await?;
+    let registration =
+        register::register(&store, &config, announced(&config.portals), &control, &clients).await?;
+    let fencer = Arc::new(Fencer::new(control.clone(), config.blocklist_expire)?);
+    let follow = WatchOptions { ack: AckWhen::Applied, ..WatchOptions::default() };
+    let follow = Arc::new(MapWatch::start(store.clone(), follow).await.context("cannot follow the LUS map")?);
+    service_map::register(&control, &config).await;
+
+    let service = Service::new(config.limits.clone(), config.shards);
+    let key = registration.key.clone();
+    let shared = Arc::new(Shared {
+        me: key.clone(),
+        shards: config.shards,
+        control: control.clone(),
+        store: store.clone(),
+        records: RecordStore::new(store.objects()),
+        fencer: fencer.clone(),
+        clients: Arc::new(DataClients::new(image_options, key, store.clone(), fencer.clone(), clients)),
+        turns: PoolTurns::new(config.open_parallel),
+        drain_timeout: config.drain_timeout,
+    });
+    let own =
+        Own { id: config.id.clone(), group_tag: registration.group_tag, portals: config.portals.clone() };
+    let reconciler = Reconciler::start(shared.clone(), service.clone(), own, follow.clone());
+    let mut first = reconciler.first.clone();
+    let (fenced, _) = tokio::join!(
+        register::fence_older(&store, &fencer, registration.to_fence.clone(), &config),
+        tokio::time::timeout(FIRST_LOOK_TIMEOUT, first.wait_for(|first| *first)),
+    );
+    if let Err(error) = fenced {
+        // Whatever was opened meanwhile has not been served: each LU waits for the fence of its own holder.
+        reconciler.stop().await;
+        return Err(error);
+    }
+    let shards = (0..config.shards)
+        .map(|index| ShardHandle::start(index, service.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let shards = Arc::new(shards);
+    let listeners = bound.listen()?;
+    for address in listeners.addresses() {
+        info!(%address, group_tag = registration.group_tag, "listening");
+    }
+    let (stop_accepting, stop) = watch::channel(false);
+    let accepting = tokio::spawn(listeners.run(service.clone(), shards.clone(), stop));
+    let reporting = tokio::spawn(service_map::report(
+        control.clone(),
+        service.clone(),
+        reconciler.epoch.clone(),
+        reconciler.counts.clone(),
+    ));
+    Ok(Running {
+        control,
+        shared,
+        service,
+        follow,
+        reconciler,
+        shards,
+        accepting,
+        stop_accepting,
+        reporting,
+        registration,
+    })
+}
+
+/// Adds what the monitors say. Without the right to ask them the daemon lives by the rest.
+async fn with_central(
+    config: Config,
+    control: &Cluster,
+    environment: &Environment,
+) -> anyhow::Result<Config> {
+    let command = serde_json::json!({ "prefix": "config get", "who": config.name, "format": "json" });
+    let config = match control.mon_command(command.to_string()).await {
+        Ok((json, _)) => config.with_central(&json, environment.cores)?,
+        Err(error) if error.is_permission_denied() => {
+            warn!(
+                "no right to read the monitors' configuration (mon 'allow r'): lus_* options there are not seen"
+            );
+            config
+        }
+        Err(error) => return Err(error).context("cannot read the monitors' configuration"),
+    };
+    for name in config.unknown() {
+        warn!(option = %name, "unknown option");
+    }
+    for (option, value, from) in config.differences() {
+        info!(option, value, %from, "configured");
+    }
+    Ok(config)
+}
+
+async fn connect_clients(options: &ClusterOptions, count: usize) -> anyhow::Result<Vec<DataClient>> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        let options = options.clone();
+        tasks.spawn(async move { DataClient::connect(&options).await });
+    }
+    let clients: Result<Vec<_>, _> = tasks.join_all().await.into_iter().collect();
+    clients.context("cannot connect a client for images")
+}
+
+impl Running {
+    /// Resolves when this start must not go on, with the reason.
+    async fn cannot_go_on(&self) -> String {
+        let mut maps = self.follow.maps();
+        let mut health = self.follow.health();
+        let key = &self.registration.key;
+        loop {
+            if let Some(why) = register::superseded(&maps.borrow_and_update(), key) {
+                return why;
+            }
+            let error = health.borrow_and_update().error.clone();
+            if let Some(error) = error.filter(|error| error.is_fenced()) {
+                return format!("fenced: {error}");
+            }
+            let changed = tokio::select! {
+                changed = maps.changed() => changed,
+                changed = health.changed() => changed,
+            };
+            if changed.is_err() {
+                return "nobody follows the map any more".to_owned();
+            }
+        }
+    }
+
+    /// The end in order. What cannot be ended in time is left to the next start, which fences it.
+    async fn drain(self, timeout: Duration) -> anyhow::Result<()> {
+        let _ = self.stop_accepting.send(true);
+        let _ = self.accepting.await;
+        self.reporting.abort();
+        self.reconciler.stop().await;
+        info!("every logical unit is released");
+        self.service.sessions.close_all();
+        let Ok(shards) = Arc::try_unwrap(self.shards) else { bail!("a shard is still in use") };
+        let joined = tokio::task::spawn_blocking(|| shards.into_iter().for_each(ShardHandle::join));
+        if tokio::time::timeout(timeout, joined).await.is_err() {
+            error!(connections = self.service.sessions.connections(), "connections do not end: left behind");
+            bail!("stopped, but not in order: connections did not end within {} s", timeout.as_secs());
+        }
+        let store = self.shared.store.clone();
+        drop(self.follow);
+        let Some(shared) = Arc::into_inner(self.shared) else { bail!("an LU's task is still there") };
+        let Some(clients) = Arc::into_inner(shared.clients) else {
+            bail!("a client for images is still in use")
+        };
+        drop((shared.control, shared.store, shared.records, shared.fencer));
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, clients.shutdown()).await.is_err() {
+            bail!("stopped, but not in order: a client for images does not end");
+        }
+        register::retire(&store, &self.registration.key).await;
+        drop(store);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.control.shutdown()).await.is_err() {
+            warn!("the RADOS client does not end");
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Opens the log again on SIGHUP, and when somebody renamed it.
+async fn keep_log(log: Log) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut tick = tokio::time::interval(RENAME_CHECK);
+    loop {
+        let reopened = tokio::select! {
+            _ = hangup.recv() => log.reopen().map(|()| true),
+            _ = tick.tick() => log.reopen_if_renamed(),
+        };
+        match reopened {
+            Ok(true) => info!("log opened again"),
+            Ok(false) => {}
+            // To the old file: there is nowhere else.
+            Err(error) => warn!(%error, "cannot open the log again"),
+        }
+    }
+}

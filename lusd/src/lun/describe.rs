@@ -1,0 +1,111 @@
+//! From the map's entry of an LU, and what its image is like, to the device that hosts see.
+
+use lus_map::{Backend, BlockSize, Lu};
+use lusd_scsi::{
+    AccessState, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig, LogicalUnitError, Naa,
+};
+
+/// Size and shape of what holds an LU's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes.
+    pub size: u64,
+    /// Bytes of a RADOS object.
+    pub object_size: u64,
+}
+
+/// Of an image that has not been seen: hosts find no medium of that size, and ask again when it is.
+const UNSEEN: Geometry = Geometry { size: 0, object_size: 4 << 20 };
+
+impl Geometry {
+    /// Of a volatile LU, or of an image that has not been seen.
+    pub fn of_map(lu: &Lu) -> Self {
+        Self { size: lu.backend.size_bytes().unwrap_or(0), ..UNSEEN }
+    }
+}
+
+/// What INQUIRY says.
+///
+/// # Errors
+/// For texts that do not fit their fields; the map does not take such.
+pub fn identity(lu: &Lu) -> Result<Identity, IdentityError> {
+    let identity = Identity::new(*lu.id.0.as_bytes())
+        .with_vendor(&lu.vendor)?
+        .with_product(&lu.product)?
+        .with_serial(&lu.serial)?;
+    Ok(match &lu.wwn {
+        Some(wwn) => identity.with_naa(Naa::parse(wwn.as_str())?),
+        None => identity,
+    })
+}
+
+/// Why an LU cannot be shown to hosts.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// Its names.
+    #[error("identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// Its limits.
+    #[error(transparent)]
+    Unit(#[from] LogicalUnitError),
+}
+
+/// The device, in state `access`.
+///
+/// # Errors
+/// [`DescribeError`].
+pub fn logical_unit(lu: &Lu, geometry: Geometry, access: AccessState) -> Result<LogicalUnit, DescribeError> {
+    let mut config = LogicalUnitConfig::new(identity(lu)?, geometry.size);
+    config.read_only = lu.read_only;
+    config.thin = matches!(lu.backend, Backend::Rbd { .. } | Backend::Ram { .. });
+    match lu.block_size {
+        BlockSize::B512 => config.block_size = lusd_scsi::BlockSize::B512,
+        BlockSize::B4096 => {
+            config.block_size = lusd_scsi::BlockSize::B4096;
+            config.physical_block_exponent = 0;
+        }
+    }
+    config.limits = Limits { object_bytes: geometry.object_size, ..Limits::default() };
+    Ok(LogicalUnit::new(config, access)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use lus_map::{LuId, Timestamp};
+
+    use super::*;
+
+    fn lu() -> Lu {
+        Lu {
+            min_writer: 1,
+            id: LuId(uuid::Uuid::from_u128(7)),
+            backend: Backend::Null { name: "x".parse().unwrap(), size_bytes: 10 << 20 },
+            block_size: BlockSize::B512,
+            wwn: None,
+            serial: "0123".to_owned(),
+            vendor: "CEPH".to_owned(),
+            product: "LUS".to_owned(),
+            read_only: false,
+            created: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn what_hosts_see() {
+        let lu = lu();
+        let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::NotOwner).unwrap();
+        assert_eq!((unit.capacity_bytes(), unit.blocks(), unit.is_thin()), (10 << 20, 20480, false));
+        assert_eq!(unit.identity().serial(), "0123");
+        let lu = Lu { block_size: BlockSize::B4096, wwn: Some("500a0b1234567890".parse().unwrap()), ..lu };
+        let geometry = Geometry { size: 1 << 20, object_size: 8 << 20 };
+        let unit = logical_unit(&lu, geometry, AccessState::BecomingReady).unwrap();
+        assert_eq!((unit.physical_block_exponent(), unit.limits().object_bytes), (0, 8 << 20));
+        assert_eq!(unit.identity().naa().to_string(), "500a0b1234567890");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let lu = Lu { vendor: "LONGER THAN 8".to_owned(), ..lu() };
+        assert!(matches!(identity(&lu), Err(IdentityError::TooLong { .. })));
+    }
+}

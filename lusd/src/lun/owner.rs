@@ -1,0 +1,506 @@
+//! The task of one LU: shows it, makes it this daemon's while the map places it here, serves it, lets it go.
+//!
+//! ```text
+//!              ┌────────────────────── not placed here ◄───────────────┐
+//!   look ──► idle ──placed──► attempt ──► serving ──unplaced, drain──► release (gate drained, record Released, lock released)
+//!                               │ ▲          │
+//!                 obstacle, ────┘ │          └─ lost (fenced, lock gone, outcome unknown) ─► record Lost, client replaced ─┐
+//!                 error: later    └────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The order of an attempt's steps is in [`takeover`](super::takeover). Nothing here is on the path of a read or a write.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lus_map::{Backend as MapBackend, ClientAddr, Holder, ImageSpec, InstanceKey, Lu, LuId};
+use lus_map_store::{MapStore, RecordStore};
+use lusd_ceph::{Cluster, Image, OpenMode};
+use lusd_scsi::AccessState;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use super::backend::Backend;
+use super::clients::{DataClient, DataClients};
+use super::describe::{self, Geometry};
+use super::fencer::Fencer;
+use super::gate::LuEpoch;
+use super::ram::RamStore;
+use super::unit::Unit;
+
+mod attempt;
+
+use attempt::{Held, Trouble};
+
+/// How long the first look at an image may take before its LU is shown without a size.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often an LU that another daemon owns is looked at for its size.
+const LOOK_INTERVAL: Duration = Duration::from_secs(300);
+/// How often an owner asks the OSD whether it still is; every event that hints at a loss makes it ask at once.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// First pause after a failed attempt; it doubles.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// Longest pause; also that before an obstacle is looked at again which somebody has to remove.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long a fenced or released image's close is waited for; it goes on by itself then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all owners share.
+pub struct Shared {
+    /// This start of this daemon.
+    pub me: InstanceKey,
+    /// Shards, for the gates.
+    pub shards: usize,
+    /// The client for map and records.
+    pub control: Cluster,
+    /// The map.
+    pub store: MapStore,
+    /// The records.
+    pub records: RecordStore,
+    /// Fences.
+    pub fencer: Arc<Fencer>,
+    /// Clients for images.
+    pub clients: Arc<DataClients>,
+    /// Bounds what happens at the same time.
+    pub turns: PoolTurns,
+    /// How long a gate may take to drain in order.
+    pub drain_timeout: Duration,
+}
+
+/// Turns at opening and closing, for each pool its own: a pool that hangs does not hold up another.
+pub struct PoolTurns {
+    parallel: usize,
+    pools: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl PoolTurns {
+    /// `parallel` at the same time in each pool.
+    pub fn new(parallel: usize) -> Self {
+        Self { parallel, pools: Mutex::new(HashMap::new()) }
+    }
+
+    async fn turn(&self, lu: &Lu) -> Option<OwnedSemaphorePermit> {
+        let pool = image_of(lu).map_or("", ImageSpec::pool).to_owned();
+        let semaphore = {
+            let mut pools = self.pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            pools.entry(pool).or_insert_with(|| Arc::new(Semaphore::new(self.parallel))).clone()
+        };
+        semaphore.acquire_owned().await.ok()
+    }
+}
+
+/// The image of an LU, if it is one.
+fn image_of(lu: &Lu) -> Option<&ImageSpec> {
+    match &lu.backend {
+        MapBackend::Rbd { image, .. } => Some(image),
+        MapBackend::Ram { .. } | MapBackend::Null { .. } => None,
+    }
+}
+
+/// What the map wants of an LU.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its entry.
+    pub lu: Arc<Lu>,
+    /// It is placed on this daemon.
+    pub here: bool,
+    /// It is gone from the map, or the daemon stops: release it and end.
+    pub gone: bool,
+}
+
+/// What has become of an LU here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Another daemon's.
+    Idle,
+    /// Being fenced, opened, locked.
+    Opening,
+    /// Served under this epoch.
+    Serving(LuEpoch),
+    /// It cannot be served, for this reason.
+    Waiting(String),
+}
+
+/// A unit was made, or made anew: hosts are to see it.
+pub type Made = (LuId, Arc<Unit>);
+
+/// What the reconciler holds of an LU.
+pub struct Owner {
+    wanted: watch::Sender<Wanted>,
+    state: watch::Receiver<State>,
+    task: JoinHandle<()>,
+}
+
+impl Owner {
+    /// Starts the task. It sends its unit to `made`.
+    pub fn start(shared: Arc<Shared>, wanted: Wanted, made: mpsc::Sender<Made>) -> Self {
+        let span = info_span!("lu", lu = %wanted.lu.name());
+        let (wanted, wanted_receiver) = watch::channel(wanted);
+        let (state_sender, state) = watch::channel(State::Idle);
+        let task = Task { shared, wanted: wanted_receiver, made, state: state_sender, dead: None };
+        Self { wanted, state, task: tokio::spawn(task.run().instrument(span)) }
+    }
+
+    /// Tells what the map wants now.
+    pub fn want(&self, change: impl FnOnce(&mut Wanted)) {
+        self.wanted.send_modify(change);
+    }
+
+    /// What has become of it.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for the task's end; [`Wanted::gone`] makes it end.
+    pub async fn ended(self) {
+        if let Err(error) = self.task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    wanted: watch::Receiver<Wanted>,
+    made: mpsc::Sender<Made>,
+    state: watch::Sender<State>,
+    /// A client under which this LU was held and not released: never used for it again.
+    dead: Option<ClientAddr>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let lu = self.current().lu;
+        let mut client = self.shared.clients.of(&lu.id);
+        let geometry = self.look(&lu).await.unwrap_or_else(|| Geometry::of_map(&lu));
+        let Some(mut unit) = self.make(&lu, geometry).await else { return };
+        let mut pause = RETRY_MIN;
+        loop {
+            let wanted = self.current();
+            if wanted.gone {
+                return;
+            }
+            if !wanted.here {
+                self.set(State::Idle);
+                unit.scsi.set_access(AccessState::NotOwner);
+                self.idle(&unit).await;
+                continue;
+            }
+            if *self.state.borrow() == State::Idle {
+                self.set(State::Opening);
+                unit.scsi.set_access(AccessState::BecomingReady);
+            }
+            let current = client.borrow_and_update().clone();
+            match self.try_hold(&wanted.lu, &current).await {
+                Ok(held) => {
+                    pause = RETRY_MIN;
+                    unit = self.fit(unit, &wanted.lu, &held).await;
+                    self.serve(&unit, &wanted.lu, held, &mut client).await;
+                }
+                Err(trouble) => {
+                    let wait = if trouble.needs_somebody() { RETRY_MAX } else { pause };
+                    self.report(&unit, &trouble);
+                    pause = (pause * 2).min(RETRY_MAX);
+                    let _ = tokio::time::timeout(wait, self.wanted.changed()).await;
+                }
+            }
+        }
+    }
+
+    fn current(&mut self) -> Wanted {
+        let orphaned = self.wanted.has_changed().is_err();
+        let mut wanted = self.wanted.borrow_and_update().clone();
+        wanted.gone |= orphaned;
+        wanted
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_if_modified(|current| {
+            let new = *current != state;
+            *current = state;
+            new
+        });
+    }
+
+    /// Says why it is not served, once.
+    fn report(&self, unit: &Unit, trouble: &Trouble) {
+        let text = trouble.to_string();
+        unit.scsi.set_access(if trouble.needs_somebody() {
+            AccessState::ManualInterventionRequired
+        } else {
+            AccessState::BecomingReady
+        });
+        let state = State::Waiting(text);
+        if *self.state.borrow() != state {
+            warn!(reason = %trouble, "not served");
+            self.set(state);
+        }
+    }
+
+    /// Size and shape, by a read-only look that no other client notices; `None` where that fails.
+    async fn look(&self, lu: &Lu) -> Option<Geometry> {
+        let Some(spec) = image_of(lu) else { return Some(Geometry::of_map(lu)) };
+        let look = async {
+            let _turn = self.shared.turns.turn(lu).await;
+            let pool = self.shared.control.pool(spec.pool(), Some(spec.namespace())).await?;
+            let image = Image::open(&pool, spec.image(), OpenMode::ReadOnly).await?;
+            let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
+            image.close().await?;
+            Ok::<_, lusd_ceph::Error>(geometry)
+        };
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+            Ok(Ok(geometry)) => Some(geometry),
+            Ok(Err(error)) => {
+                warn!(%error, "cannot look at the image");
+                None
+            }
+            Err(_) => {
+                warn!("the image does not answer");
+                None
+            }
+        }
+    }
+
+    /// Makes the unit and shows it. `None`, and a line in the log, for an entry that cannot be shown.
+    async fn make(&self, lu: &Lu, geometry: Geometry) -> Option<Arc<Unit>> {
+        match describe::logical_unit(lu, geometry, AccessState::BecomingReady) {
+            Ok(scsi) => {
+                let unit = Unit::new(lu.id, lu.name().to_string(), scsi, self.shared.shards);
+                // The reconciler reads these as long as it lives.
+                let _ = self.made.send((lu.id, unit.clone())).await;
+                Some(unit)
+            }
+            Err(error) => {
+                error!(%error, "cannot be shown to hosts");
+                None
+            }
+        }
+    }
+
+    /// The unit with the size of what is held; another one if the image has another shape than was seen.
+    async fn fit(&self, unit: Arc<Unit>, lu: &Lu, held: &Held) -> Arc<Unit> {
+        let Some(image) = &held.image else {
+            unit.scsi.set_capacity_bytes(Geometry::of_map(lu).size);
+            return unit;
+        };
+        let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
+        if unit.scsi.limits().object_bytes != geometry.object_size
+            && let Some(other) = self.make(lu, geometry).await
+        {
+            return other;
+        }
+        unit.scsi.set_capacity_bytes(geometry.size);
+        unit
+    }
+
+    /// Until the map wants something else, looks at the size now and then.
+    async fn idle(&mut self, unit: &Unit) {
+        match tokio::time::timeout(LOOK_INTERVAL, self.wanted.changed()).await {
+            Ok(_) => {}
+            Err(_) => {
+                let lu = self.current().lu;
+                if let Some(geometry) = self.look(&lu).await {
+                    unit.scsi.set_capacity_bytes(geometry.size);
+                }
+            }
+        }
+    }
+
+    /// One attempt, given up when the map wants something else; replaces a client that is of no use any more.
+    async fn try_hold(&mut self, lu: &Lu, client: &DataClient) -> Result<Held, Trouble> {
+        if self.dead.as_ref() == Some(&client.addr) {
+            self.shared.clients.replace(&lu.id, &client.addr).await?;
+            return Err(Trouble::ClientReplaced);
+        }
+        let attempt = attempt::run(&self.shared, lu, client);
+        let held = tokio::select! {
+            held = attempt => held,
+            // What was opened is closed in the background, and its lock goes with it.
+            _ = until_not_wanted(&mut self.wanted) => Err(Trouble::NotPlaced),
+        };
+        if let Err(trouble) = &held
+            && trouble.is_of_client()
+        {
+            warn!(reason = %trouble, client = %client.addr, "the RADOS client is of no use any more");
+            self.shared.clients.replace(&lu.id, &client.addr).await?;
+        }
+        held
+    }
+
+    /// Serves until the LU is lost, or is to be let go.
+    async fn serve(&mut self, unit: &Arc<Unit>, lu: &Lu, held: Held, client: &mut watch::Receiver<DataClient>) {
+        let epoch = LuEpoch(held.record.lu_epoch.0);
+        let backend = Arc::new(match (&held.image, &lu.backend) {
+            (Some(image), _) => Backend::Rbd(image.clone()),
+            (None, MapBackend::Ram { size_bytes, .. }) => Backend::Ram(RamStore::new(*size_bytes)),
+            (None, _) => Backend::Null,
+        });
+        unit.serve(epoch, backend);
+        self.set(State::Serving(epoch));
+        info!(epoch = epoch.0, size = unit.scsi.capacity_bytes(), "serving");
+        match self.watch_over(unit, &held, epoch, client).await {
+            End::LetGo => self.release(unit, held, epoch).await,
+            End::Lost => self.lost(unit, held, epoch).await,
+        }
+    }
+
+    async fn watch_over(
+        &mut self,
+        unit: &Arc<Unit>,
+        held: &Held,
+        epoch: LuEpoch,
+        client: &mut watch::Receiver<DataClient>,
+    ) -> End {
+        let mut updates = held.image.as_ref().map(Image::watch_update);
+        let mut check: Option<Check> = None;
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        loop {
+            let mut ask = false;
+            tokio::select! {
+                () = unit.until_lost() => {
+                    if unit.was_lost(epoch) {
+                        return End::Lost;
+                    }
+                }
+                changed = self.wanted.changed() => {
+                    let wanted = self.current();
+                    if changed.is_err() || wanted.gone || !wanted.here {
+                        return End::LetGo;
+                    }
+                    resize_volatile(unit, &wanted.lu).await;
+                }
+                updated = updated(&mut updates) => {
+                    unit.scsi.set_capacity_bytes(updated);
+                    ask = true;
+                }
+                _ = client.changed() => ask = true,
+                _ = tick.tick() => ask = true,
+                owner = asked(&mut check) => {
+                    check = None;
+                    if !matches!(owner, Ok(true)) {
+                        warn!(?owner, "not the lock's owner any more");
+                        unit.lost(epoch, false);
+                    }
+                }
+            }
+            if ask && check.is_none() && let Some(image) = held.image.clone() {
+                check = Some(Box::pin(async move { image.is_lock_owner().await }));
+            }
+        }
+    }
+
+    /// Lets it go in order.
+    async fn release(&mut self, unit: &Arc<Unit>, held: Held, epoch: LuEpoch) {
+        let Ok(backend) = tokio::time::timeout(self.shared.drain_timeout, unit.stop(AccessState::NotOwner)).await else {
+            error!(gate = ?unit.gate, "commands do not end: not released; whoever takes it over fences us");
+            self.dead = Some(held.client.addr);
+            return;
+        };
+        drop(backend);
+        let lu = self.current().lu;
+        let _turn = self.shared.turns.turn(&lu).await;
+        let owns = match &held.image {
+            Some(image) => matches!(image.is_lock_owner().await, Ok(true)),
+            None => true,
+        };
+        if unit.was_lost(epoch) || !owns {
+            return self.lost(unit, held, epoch).await;
+        }
+        let released = self.shared.records.transition(&held.record.lu, |record| record.release(&held.holder)).await;
+        if let Err(error) = &released {
+            warn!(%error, "cannot note the release; whoever takes it over fences us");
+            self.dead = Some(held.client.addr.clone());
+        }
+        if let Some(image) = held.image {
+            if let Err(error) = image.lock_release().await {
+                warn!(%error, "cannot release the lock");
+            }
+            close(image).await;
+        }
+        info!(epoch = epoch.0, "released");
+    }
+
+    /// It is not ours any more. What its client may still have in flight is fenced before it is tried again.
+    async fn lost(&mut self, unit: &Arc<Unit>, held: Held, epoch: LuEpoch) {
+        self.set(State::Opening);
+        let noted = self.shared.records.transition(&held.record.lu, |record| record.lose(&held.holder)).await;
+        if let Err(error) = noted {
+            debug!(%error, "cannot note the loss");
+        }
+        self.dead = Some(held.client.addr.clone());
+        match self.shared.clients.replace(&held.record.lu, &held.client.addr).await {
+            Ok(()) => {}
+            Err(error) => warn!(%error, "cannot replace the RADOS client yet"),
+        }
+        // What is inside ends now: the client is fenced. Until it has, the gate cannot be opened again.
+        drop(unit.stop(AccessState::NotOwner).await);
+        if let Some(image) = held.image {
+            close(image).await;
+        }
+        warn!(epoch = epoch.0, "lost");
+    }
+}
+
+/// Why serving ends.
+enum End {
+    LetGo,
+    Lost,
+}
+
+type Check = Pin<Box<dyn Future<Output = lusd_ceph::Result<bool>> + Send>>;
+
+/// The answer to a question under way; never, without one.
+async fn asked(check: &mut Option<Check>) -> lusd_ceph::Result<bool> {
+    match check {
+        Some(check) => check.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next size that librbd tells; never, without an image.
+async fn updated(updates: &mut Option<watch::Receiver<u64>>) -> u64 {
+    if let Some(receiver) = updates
+        && receiver.changed().await.is_ok()
+    {
+        return *receiver.borrow_and_update();
+    }
+    *updates = None;
+    std::future::pending().await
+}
+
+async fn until_not_wanted(wanted: &mut watch::Receiver<Wanted>) {
+    // An error is the reconciler's end: as good as not wanted.
+    let _ = wanted.wait_for(|wanted| wanted.gone || !wanted.here).await;
+}
+
+async fn close(image: Image) {
+    match tokio::time::timeout(CLOSE_TIMEOUT, image.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "closing the image"),
+        Err(_) => warn!("the image takes long to close"),
+    }
+}
+
+/// A volatile unit may have another size in the map: its memory is moved while nothing is inside the gate.
+async fn resize_volatile(unit: &Unit, now: &Lu) {
+    let Some(size) = now.backend.size_bytes().filter(|size| *size != unit.scsi.capacity_bytes()) else { return };
+    let Some(_barrier) = unit.gate.barrier().await else { return };
+    // What waits at the gate looks at the capacity again before it enters.
+    unit.scsi.set_capacity_bytes(size);
+    unit.exchange_backend(|backend| match backend {
+        Backend::Ram(store) => Some(Backend::Ram(store.resized(size))),
+        Backend::Null | Backend::Rbd(_) => None,
+    });
+    info!(size, "resized");
+}
+
+/// Who holds an LU for this daemon through `client`.
+fn holder(me: &InstanceKey, client: &DataClient) -> Holder {
+    Holder { daemon: me.id.clone(), up_from: me.up_from, addr: client.addr.clone() }
+}
