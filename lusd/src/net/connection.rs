@@ -141,15 +141,16 @@ impl Connection {
             if let Err(end) = self.round().await {
                 return end;
             }
+            let wants_input = self.proto.read_target().limit > 0;
             let waits_for_memory = self.session.as_ref().is_some_and(Session::waits_for_memory);
             let memory = self.memory.daemon().clone();
             tokio::select! {
                 biased;
                 () = self.notify.notified() => {}
-                ready = self.stream.writable(), if self.proto.has_output() => {
+                ready = self.stream.writable(), if self.has_output() => {
                     if let Err(err) = ready { return err.into() }
                 }
-                ready = self.stream.readable(), if self.proto.wants_input() => {
+                ready = self.stream.readable(), if wants_input => {
                     if let Err(err) = ready { return err.into() }
                 }
                 () = memory.freed(), if waits_for_memory => {}
@@ -177,13 +178,24 @@ impl Connection {
         self.outcomes()?;
         for _ in 0..READS_PER_ROUND {
             self.events().await?;
-            if !self.proto.wants_input() || !self.read()? {
+            if !self.read()? {
                 break;
             }
         }
-        self.events().await?;
-        self.outcomes()?;
-        self.write()
+        loop {
+            self.events().await?;
+            self.outcomes()?;
+            // What is there already may have been held up by answers that waited to be sent.
+            let held_up = self.proto.is_output_full();
+            self.write()?;
+            if !held_up || self.proto.is_output_full() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_output(&self) -> bool {
+        self.proto.output_len() > 0
     }
 
     fn outcomes(&mut self) -> Result<(), End> {
@@ -197,9 +209,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once. False when the socket has no more.
+    /// Reads once. False when the socket has no more, or the protocol takes no more now.
     fn read(&mut self) -> Result<bool, End> {
         let target = self.proto.read_target();
+        if target.limit == 0 {
+            return Ok(false);
+        }
         match self.stream.try_read_buf(&mut target.buf.limit(target.limit)) {
             Ok(0) => Err(End::Eof),
             Ok(n) => {
@@ -214,7 +229,7 @@ impl Connection {
     /// Writes until nothing is left or the socket takes no more.
     fn write(&mut self) -> Result<(), End> {
         let mut moved = false;
-        while self.proto.has_output() {
+        while self.has_output() {
             let mut slices = [IoSlice::new(&[]); IO_SLICES];
             let n = self.proto.fill_io_slices(&mut slices);
             match self.stream.try_write_vectored(&slices[..n]) {
@@ -372,8 +387,8 @@ impl Connection {
     /// Writes what is queued, for a bounded time.
     async fn flush(&mut self) {
         let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
-            while self.proto.has_output() {
-                if self.write().is_err() || (self.proto.has_output() && self.stream.writable().await.is_err())
+            while self.has_output() {
+                if self.write().is_err() || (self.has_output() && self.stream.writable().await.is_err())
                 {
                     return;
                 }
