@@ -60,20 +60,8 @@ pub struct Completed {
 
 /// A queue of completed operations, one per shard. Any number of images may complete into it, from any thread.
 ///
-/// The shard's loop:
-///
-/// ```no_run
-/// # async fn shard(queue: std::sync::Arc<lusd_ceph::CompletionQueue>) -> std::io::Result<()> {
-/// let fd = tokio::io::unix::AsyncFd::new(queue.clone())?;
-/// loop {
-///     queue.drain(|completed| println!("{completed:?}"));
-///     if queue.prepare_sleep() {
-///         fd.readable().await?.clear_ready();
-///         queue.woken();
-///     }
-/// }
-/// # }
-/// ```
+/// A tokio task waits with a [`QueueWaiter`](crate::QueueWaiter). By hand: [`prepare_sleep`](CompletionQueue::prepare_sleep), wait until the file descriptor
+/// ([`AsFd`]) is readable, [`woken`](CompletionQueue::woken), [`drain`](CompletionQueue::drain).
 pub struct CompletionQueue {
     head: AtomicPtr<Op>,
     eventfd: OwnedFd,
@@ -132,8 +120,8 @@ impl CompletionQueue {
         }
     }
 
-    /// To be called after waiting: takes the event back, so that the file descriptor is not readable until the next one. May be left out where only edges count
-    /// (tokio's AsyncFd after `clear_ready`).
+    /// To be called after waiting: takes the event back, so that the file descriptor is not readable until the next one. Not needed where only
+    /// edges count.
     pub fn woken(&self) {
         // WouldBlock: it was not this descriptor that woke us. Nothing else can fail.
         let _ = rustix::io::read(&self.eventfd, &mut [0; 8]);
@@ -306,12 +294,33 @@ unsafe fn finish(op: *mut Op, result: isize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{sync::atomic::AtomicUsize, thread};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
+
+    pub(crate) const THREADS: u64 = 4;
+
+    /// A queue, and operations without librbd behind them.
+    #[derive(Clone)]
+    pub(crate) struct Fixture {
+        pub(crate) queue: Arc<CompletionQueue>,
+        image: Arc<image::Inner>,
+    }
+
+    impl Fixture {
+        pub(crate) fn new() -> Fixture {
+            Fixture { queue: CompletionQueue::new().unwrap(), image: image::Inner::for_tests() }
+        }
+
+        /// An operation that completes at once.
+        pub(crate) fn complete(&self, token: u64, result: isize) {
+            // SAFETY: a fresh operation, finished once.
+            unsafe { finish(op(&self.queue, &self.image, token), result) };
+        }
+    }
 
     fn op(queue: &Arc<CompletionQueue>, image: &Arc<image::Inner>, token: u64) -> *mut Op {
         Box::into_raw(Op::new(queue, token, image.clone(), OpBuffers::None, 0))
@@ -421,7 +430,6 @@ mod tests {
     /// Four threads push, one sleeps and drains, with a plain poll: every operation arrives exactly once, no wake is lost.
     #[test]
     fn many_threads() {
-        const THREADS: u64 = 4;
         const EACH: u64 = 50_000;
         let (queue, image) = (CompletionQueue::new().unwrap(), image::Inner::for_tests());
         let in_flight = Arc::new(AtomicUsize::new(0));

@@ -77,6 +77,21 @@ pub struct Layout {
     pub stripe_count: u64,
 }
 
+/// Changes of an image's header, from [`Image::watch_update`] on; several at once count as one.
+#[derive(Debug)]
+pub struct ImageUpdates {
+    /// Not handed out: whoever holds a borrow of it would block the image's refresh and close.
+    sizes: watch::Receiver<u64>,
+}
+
+impl ImageUpdates {
+    /// The size in bytes after the next change; None when the image is closed. May be dropped while it waits: nothing is lost.
+    pub async fn next(&mut self) -> Option<u64> {
+        self.sizes.changed().await.ok()?;
+        Some(*self.sizes.borrow_and_update())
+    }
+}
+
 struct UpdateWatch {
     handle: u64,
     arg: *mut Weak<Inner>,
@@ -283,10 +298,10 @@ impl Image {
         self.inner.size()
     }
 
-    /// Tells each change of the header: the size (perhaps unchanged) after a resize, a snapshot, and when the lock was broken. An owner that is told asks
-    /// [`Image::is_lock_owner`]. Silent for [`OpenMode::ReadOnly`].
-    pub fn watch_update(&self) -> watch::Receiver<u64> {
-        self.inner.updates.subscribe()
+    /// Tells changes of the header: the size (perhaps unchanged) after a resize, a snapshot, and when the lock was broken. An owner that is told asks
+    /// [`Image::is_lock_owner`]. Silent for [`OpenMode::ReadOnly`]. Does not keep the image open.
+    pub fn watch_update(&self) -> ImageUpdates {
+        ImageUpdates { sizes: self.inner.updates.subscribe() }
     }
 
     /// Runs a blocking call on the open handle.

@@ -81,7 +81,7 @@ impl Registration {
         // SAFETY: a live ioctx and a cookie that it gave out and that was not unwatched yet; then no callback is queued or running behind the flush, and `arg` may go.
         unsafe {
             let rc = sys::rados_unwatch2(shared.pool.raw(), self.cookie);
-            sys::rados_watch_flush(shared.pool.cluster_inner().raw());
+            sys::rados_watch_flush(shared.pool.cluster().inner.raw());
             rc
         }
     }
@@ -376,7 +376,7 @@ impl Pool {
                 // librados has cancelled it, but a callback may have been queued already.
                 // SAFETY: live handle; behind the flush no callback uses the reference, which is given up once.
                 unsafe {
-                    sys::rados_watch_flush(shared.pool.cluster_inner().raw());
+                    sys::rados_watch_flush(shared.pool.cluster().inner.raw());
                     drop(Arc::from_raw(arg));
                 }
                 check("rados_watch3", &shared.oid.to_string_lossy(), rc)?;
