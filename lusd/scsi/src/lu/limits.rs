@@ -33,7 +33,7 @@ impl Default for Limits {
             object_bytes: OBJECT_BYTES_DEFAULT,
             optimal_granularity_bytes: 64 << 10,
             transfer_bytes_max: MAX_TRANSFER_BYTES,
-            write_same_bytes_max: 64 << 20,
+            write_same_bytes_max: 16 << 20,
             // 2^20 blocks of 512 bytes: 128 objects of the default size.
             unmap_bytes_max: 512 << 20,
             unmap_descriptors_max: 256,
