@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use lus_map::{
-    Corrupt, EPOCH_XATTR, Epoch, INCREMENT_PREFIX, Increment, LusMap, MAP_OBJECT, Origin, Timestamp,
-    increment_epoch, increment_key,
+    ApplyError, Corrupt, EPOCH_XATTR, Epoch, INCREMENT_PREFIX, Increment, LusMap, MAP_OBJECT, Origin,
+    Timestamp, increment_epoch, increment_key,
 };
 use lusd_ceph::{Error, Pool};
 use uuid::Uuid;
@@ -19,8 +19,8 @@ use crate::rados::RadosObjects;
 const PAGE_PAIRS: u64 = 1024;
 /// Increments asked for in one operation: few are the rule, large ones are of 8 MiB.
 const PAGE_INCREMENTS: u64 = 64;
-/// How often a reading is begun again because the map changed under it. One takes about 1 ms per thousand entities.
-const LOAD_ATTEMPTS: u32 = 32;
+/// How often a page is asked for because the map changed right before it; each attempt is 1 ms or so.
+const PAGE_ATTEMPTS: u32 = 64;
 /// How many pages of increments are read before giving up on catching up.
 const REFRESH_PAGES: u32 = 64;
 /// The first key behind all increments: '/' follows on '.'.
@@ -100,20 +100,71 @@ impl MapStore {
         map
     }
 
-    /// Reads the whole map, at one epoch however many operations that takes.
+    /// Reads the whole map, at one epoch however many operations that takes, and however often it changes meanwhile.
     ///
     /// # Errors
     /// [`StoreError::NoMap`], [`StoreError::Load`] for what is corrupt or of a newer program,
-    /// [`StoreError::OtherCluster`], [`StoreError::Unstable`] if it changes all the time, [`StoreError::Ceph`].
+    /// [`StoreError::OtherCluster`], [`StoreError::Unstable`] if it changes without a pause, [`StoreError::Ceph`].
     pub async fn load(&self) -> Result<Arc<LusMap>, StoreError> {
-        for _ in 0..LOAD_ATTEMPTS {
-            match self.try_load().await {
-                Err(StoreError::Ceph(error)) if error.is_compare_mismatch() => {}
-                Ok(map) => return Ok(self.keep(Arc::new(map))),
-                Err(error) => return Err(error),
+        let first = self.read(Read { xattrs: true, ..Read::default() }).await?;
+        let mut partial =
+            Partial { epoch: epoch_of(&first)?, entities: BTreeMap::new(), read_to: String::new() };
+        let last = loop {
+            if let Some(last) = self.read_page(&mut partial).await? {
+                break last;
+            }
+        };
+        let entities = partial.entities.iter().map(|(key, raw)| (key.as_str(), &raw[..]));
+        let map = LusMap::decode(partial.epoch, last.origin.when, entities)?;
+        if map.fsid().hyphenated().to_string() != self.inner.fsid.to_ascii_lowercase() {
+            return Err(StoreError::OtherCluster { found: map.fsid(), cluster: self.inner.fsid.clone() });
+        }
+        Ok(self.keep(Arc::new(map)))
+    }
+
+    /// Reads one more page; behind the last one, gives the increment that made the epoch.
+    ///
+    /// Each operation is of the epoch that the pages before it are of, or ECANCELED. Then what came is applied to those.
+    async fn read_page(&self, partial: &mut Partial) -> Result<Option<Increment>, StoreError> {
+        for _ in 0..PAGE_ATTEMPTS {
+            match self.try_page(partial).await {
+                Err(StoreError::Ceph(error)) if error.is_compare_mismatch() => self.catch_up(partial).await?,
+                page => return page,
             }
         }
-        Err(StoreError::Unstable { object: MAP_OBJECT.to_owned(), attempts: LOAD_ATTEMPTS })
+        Err(StoreError::Unstable { object: MAP_OBJECT.to_owned(), attempts: PAGE_ATTEMPTS })
+    }
+
+    async fn try_page(&self, partial: &mut Partial) -> Result<Option<Increment>, StoreError> {
+        let compare = Some((EPOCH_XATTR, Bytes::from(partial.epoch.to_string())));
+        let start_after = partial.read_to.clone();
+        let omap = Some(OmapRange { start_after, prefix: String::new(), max: PAGE_PAIRS });
+        let mut page = self.read(Read { compare: compare.clone(), omap, ..Read::default() }).await?;
+        let Some((to, _)) = page.omap.last_key_value() else {
+            let key = increment_key(partial.epoch);
+            let last = self.read(Read { compare, keys: vec![key.clone()], ..Read::default() }).await?;
+            let raw = last.omap.get(&key).ok_or_else(|| gap(partial.epoch, partial.epoch))?;
+            return Ok(Some(Increment::decode(partial.epoch, raw)?));
+        };
+        // Once among the increments, go on behind them.
+        let to = if to.starts_with(INCREMENT_PREFIX) { BEHIND_INCREMENTS } else { to };
+        partial.read_to = to.to_owned();
+        page.omap.retain(|key, _| !key.starts_with(INCREMENT_PREFIX));
+        partial.entities.append(&mut page.omap);
+        Ok(None)
+    }
+
+    /// Brings what was read so far to a later epoch.
+    async fn catch_up(&self, partial: &mut Partial) -> Result<(), StoreError> {
+        let omap = Some(after(partial.epoch, PAGE_INCREMENTS));
+        let page = self.read(Read { xattrs: true, omap, ..Read::default() }).await?;
+        let epoch = epoch_of(&page)?;
+        if epoch < partial.epoch {
+            return Err(StoreError::Replaced { had: partial.epoch, found: epoch });
+        }
+        let next = partial.epoch.next();
+        let increments = decode(&page.omap, next, epoch)?.ok_or_else(|| gap(next, epoch))?;
+        increments.into_iter().try_for_each(|increment| partial.apply(increment))
     }
 
     async fn read(&self, read: Read) -> Result<ReadReply, StoreError> {
@@ -122,40 +173,6 @@ impl MapStore {
             .read(MAP_OBJECT, read)
             .await
             .map_err(|error| if error.is_not_found() { StoreError::NoMap } else { StoreError::Ceph(error) })
-    }
-
-    /// One attempt: every operation behind the first fails with ECANCELED if the epoch is another.
-    async fn try_load(&self) -> Result<LusMap, StoreError> {
-        let first = self.read(Read { xattrs: true, ..Read::default() }).await?;
-        let epoch = epoch_of(&first)?;
-        let compare = first.xattrs.get(EPOCH_XATTR).map(|raw| (EPOCH_XATTR, raw.clone()));
-        let last_key = increment_key(epoch);
-        let read = Read { compare: compare.clone(), keys: vec![last_key.clone()], ..Read::default() };
-        let last = self.read(read).await?;
-        let last =
-            last.omap.get(&last_key).ok_or_else(|| Corrupt::IncrementGap { key: last_key.clone(), epoch })?;
-        let modified = Increment::decode(epoch, last)?.origin.when;
-        let mut entities: BTreeMap<String, Bytes> = BTreeMap::new();
-        let mut start_after = String::new();
-        loop {
-            let omap = Some(OmapRange { start_after, prefix: String::new(), max: PAGE_PAIRS });
-            let mut page = self.read(Read { compare: compare.clone(), omap, ..Read::default() }).await?;
-            let Some((last, _)) = page.omap.last_key_value() else { break };
-            // Once among the increments, go on behind them.
-            start_after =
-                if last.starts_with(INCREMENT_PREFIX) { BEHIND_INCREMENTS.into() } else { last.clone() };
-            page.omap.retain(|key, _| !key.starts_with(INCREMENT_PREFIX));
-            entities.append(&mut page.omap);
-            if !page.more {
-                break;
-            }
-        }
-        let map =
-            LusMap::decode(epoch, modified, entities.iter().map(|(key, raw)| (key.as_str(), &raw[..])))?;
-        if map.fsid().hyphenated().to_string() != self.inner.fsid.to_ascii_lowercase() {
-            return Err(StoreError::OtherCluster { found: map.fsid(), cluster: self.inner.fsid.clone() });
-        }
-        Ok(map)
     }
 
     /// The latest map, by reading what is new since `map`: nothing else where nothing is.
@@ -253,6 +270,38 @@ impl MapStore {
             map = map.take_back(&pair[1], pair[0].origin.when)?;
         }
         Ok(Arc::new(map))
+    }
+}
+
+/// A map that is being read.
+struct Partial {
+    /// What has been read is of this epoch.
+    epoch: Epoch,
+    /// The keys and values read so far, without the increments.
+    entities: BTreeMap<String, Bytes>,
+    /// All keys up to this one have been read.
+    read_to: String,
+}
+
+impl Partial {
+    /// Applies the next increment to the keys that have been read; the others are read as it left them.
+    fn apply(&mut self, increment: Increment) -> Result<(), StoreError> {
+        let epoch = increment.epoch;
+        for change in increment.changes {
+            let key = change.key.to_string();
+            if key > self.read_to {
+                continue;
+            }
+            let old = match change.new {
+                Some(new) => self.entities.insert(key, new.into()),
+                None => self.entities.remove(&key),
+            };
+            if old.as_deref() != change.old.as_deref() {
+                return Err(ApplyError::OtherBytes { epoch, key: change.key }.into());
+            }
+        }
+        self.epoch = epoch;
+        Ok(())
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use lus_map::change::{Change, Refusal, target};
+use lus_map::change::{Change, Refusal, host, target};
 use lus_map::{
-    Corrupt, EPOCH_XATTR, Epoch, INCREMENTS_KEPT, Iqn, LoadError, LusMap, MAP_OBJECT, Origin, increment_key,
+    Corrupt, EPOCH_XATTR, Epoch, INCREMENTS_KEPT, Increment, Iqn, LoadError, LusMap, MAP_OBJECT, Origin,
+    Timestamp, increment_key,
 };
 use lus_map_store::memory::{Memory, WriteFault};
 use lus_map_store::{Commit, MapStore, StoreError};
@@ -96,38 +97,86 @@ async fn a_change_is_one_epoch() {
     assert!(!memory.object(MAP_OBJECT).unwrap().omap.contains_key("target.iqn.2026-11.io.lus:a"));
 }
 
+/// `count` changes on top of the map: targets and hosts made and removed, so that keys lie before and behind the
+/// increments, and all over the alphabet.
+fn changes_ahead(map: &LusMap, count: usize) -> Vec<Increment> {
+    let mut map = map.clone();
+    let mut increments = Vec::new();
+    for n in 0..count {
+        let name = |n: usize| iqn(format!("{}{}", (b'a' + (n * 7 % 26) as u8) as char, n % 5));
+        let (t, h) = (iqn(n % 2), name(n));
+        let origin = Origin::new(uuid::Uuid::from_u128(n as u128), Timestamp(n as u64), "client.other");
+        let change = match (n.is_multiple_of(3), map.target(&h), map.host(&t, &h)) {
+            (true, Some(_), _) => target::remove(&map, &origin, &h, true),
+            (true, None, _) => target::create(&map, &origin, &h, false),
+            (false, _, Some(_)) => host::remove(&map, &origin, &t, &h, true),
+            (false, _, None) => host::add(&map, &origin, &t, &h),
+        };
+        let Ok(Change::Make { increment, .. }) = change else { panic!("{change:?}") };
+        map = map.apply(&increment).unwrap();
+        increments.push(increment);
+    }
+    increments
+}
+
+/// Makes a change as another client would, in one moment.
+fn make_now(memory: &Memory, increment: &Increment) {
+    memory.edit(MAP_OBJECT, |object| {
+        for change in &increment.changes {
+            match &change.new {
+                Some(raw) => drop(object.omap.insert(change.key.to_string(), raw.clone().into())),
+                None => drop(object.omap.remove(&change.key.to_string())),
+            }
+        }
+        object.omap.insert(increment.omap_key(), increment.encode().into());
+        object.xattrs.insert(EPOCH_XATTR.into(), increment.epoch.to_string().into());
+    });
+}
+
+/// Lets each of the changes come right before a read, with `skip` undisturbed reads before each.
+fn make_before_reads(memory: &Memory, increments: Vec<Increment>, skip: usize) {
+    for increment in increments {
+        memory.before_read(skip, move |memory| make_now(memory, &increment));
+    }
+}
+
 #[tokio::test]
 async fn a_map_of_many_pages_is_of_one_epoch() {
-    let (memory, reader) = with_targets(40).await;
-    memory.small_pages(3);
-    // Another change comes between two pages: the reading begins again.
-    let inner = memory.clone();
-    memory.before_read(7, move |_| change_now(&inner, "between"));
-    let map = reader.load().await.unwrap();
-    assert_eq!((map.epoch(), map.targets().count()), (Epoch(42), 41));
-    assert_eq!(map.check(), Ok(()));
-    // And it is what replaying gives.
-    let increments = reader.increments(Epoch(0), map.epoch()).await.unwrap();
-    let replayed = increments[1..]
-        .iter()
-        .fold(LusMap::create(&increments[0]).unwrap(), |map, increment| map.apply(increment).unwrap());
-    assert_eq!(replayed, *map);
+    // Changes come after every so many reads, so that they fall behind, on and before what was read.
+    for skip in 1..12 {
+        let (memory, reader) = with_targets(40).await;
+        let first = self::store(&memory).load().await.unwrap();
+        changes_ahead(&first, 70).iter().for_each(|increment| make_now(&memory, increment));
+        memory.small_pages(3);
+        let before = self::store(&memory).load().await.unwrap();
+        assert_eq!(before.epoch().0, first.epoch().0 + 70);
+        assert_eq!(
+            before.entities() + 111,
+            memory.object(MAP_OBJECT).unwrap().omap.len(),
+            "no page is left out"
+        );
+        assert!(before.all_hosts().count() > 10 && before.targets().count() > 10);
+        let ahead = changes_ahead(&before, 60);
+        make_before_reads(&memory, ahead.clone(), skip);
+        let map = reader.load().await.unwrap();
+        assert!(map.epoch() > before.epoch(), "it changed meanwhile");
+        let made = ahead.iter().take_while(|increment| increment.epoch <= map.epoch());
+        let replayed = made.fold((*before).clone(), |map, increment| map.apply(increment).unwrap());
+        assert_eq!(*map, replayed, "skip {skip}");
+    }
 }
 
 #[tokio::test]
 async fn a_map_that_never_stands_still_is_given_up() {
     let (memory, reader) = with_targets(2).await;
-    for n in 0..32 {
-        let inner = memory.clone();
-        memory.before_read(1, move |_| {
-            inner.edit(MAP_OBJECT, |object| {
-                drop(object.xattrs.insert(EPOCH_XATTR.into(), (n + 10).to_string().into()))
-            })
-        });
-    }
+    let map = reader.load().await.unwrap();
+    let reader = store(&memory);
+    // The attribute, then for each attempt at the page: the page that comes too late, and the catching up.
+    make_before_reads(&memory, changes_ahead(&map, 80), 1);
     let error = reader.load().await.unwrap_err();
     assert!(matches!(error, StoreError::Unstable { .. }), "{error}");
     assert!(error.is_passing());
+    assert!(reader.load().await.is_ok());
 }
 
 #[tokio::test]
