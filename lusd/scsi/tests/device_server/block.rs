@@ -230,7 +230,7 @@ fn write_same_has_edges() {
     let big = Bed::with(LogicalUnitConfig { capacity_bytes: 1 << 40, ..config() });
     assert!(big.plan(&cdb16(0x93, 0, 0, max as u32)).is_ok());
     assert_eq!(big.error(&cdb16(0x93, 0, 0, max as u32 + 1)), in_cdb(10, None));
-    assert_eq!(big.plan(&cdb10(0x41, 0, 0, 0xffff)).unwrap().transfer_out, 512);
+    assert_eq!(big.plan(&cdb10(0x41, 0, 0, max as u16)).unwrap().transfer_out, 512);
     // WSNZ: zero blocks, but the range is looked at first.
     assert_eq!(bed.error(&cdb10(0x41, 0, 0, 0)), in_cdb(7, None));
     assert_eq!(bed.error(&cdb16(0x93, 0, 0, 0)), in_cdb(10, None));

@@ -115,7 +115,7 @@ fn block_limits_announce_the_limits() {
         assert_eq!(be32(&page, 24), 256, "MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT");
         assert_eq!(be32(&page, 28), 4 << 20 >> shift, "OPTIMAL UNMAP GRANULARITY: an object");
         assert_eq!(be32(&page, 32), 1 << 31, "UNMAP GRANULARITY ALIGNMENT 0, valid");
-        assert_eq!(page[36..44], (64u64 << 20 >> shift).to_be_bytes(), "MAXIMUM WRITE SAME LENGTH");
+        assert_eq!(page[36..44], (16u64 << 20 >> shift).to_be_bytes(), "MAXIMUM WRITE SAME LENGTH");
         assert_eq!(page[44..], [0; 20]);
     }
     let limits = Limits { object_bytes: 32 << 20, ..Limits::default() };
