@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::styling::Styles;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{completion, daemon, dump, host, lu, lun, status, target};
@@ -79,8 +79,16 @@ pub(crate) struct Global {
     /// File with the client's key [default: as the configuration says]
     #[arg(short, long, value_name = "FILE", global = true)]
     pub(crate) keyring: Option<PathBuf>,
-    /// Form of the data
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
+    /// Form of the data: plain, json or json-pretty
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        global = true,
+        hide_possible_values = true
+    )]
     pub(crate) format: Format,
     /// Show the status, as `lus status` does
     #[arg(short, long)]
@@ -130,14 +138,21 @@ pub(crate) struct Really {
     pub(crate) yes: bool,
 }
 
+/// Help of a command: the examples stand before the long list of options.
+const HELP_TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n{after-help}\n\n{all-args}";
+
+/// The whole tree.
+pub(crate) fn command() -> clap::Command {
+    fn examples_first(command: clap::Command) -> clap::Command {
+        command.help_template(HELP_TEMPLATE).mut_subcommands(examples_first)
+    }
+    Cli::command().mut_subcommands(examples_first)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
-
     #[test]
     fn tree_is_sound() {
-        Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

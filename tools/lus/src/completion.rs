@@ -1,12 +1,13 @@
 //! `lus completion`: completion scripts from the very tree that parses.
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::args::Cli;
+use crate::args::command;
 use crate::output::Reply;
 
 const EXAMPLES: &str = "\
+Examples:
     lus completion bash > /etc/bash_completion.d/lus";
 
 /// `lus completion`.
@@ -22,7 +23,7 @@ impl CompletionArgs {
     /// The script; needs no cluster.
     pub(crate) fn run(&self) -> Reply {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "lus", &mut script);
+        clap_complete::generate(self.shell, &mut command(), "lus", &mut script);
         Reply::text(String::from_utf8_lossy(&script))
     }
 }

@@ -17,8 +17,12 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct DumpArgs {
     /// Show the map as it was in this epoch.
-    #[arg(value_name = "EPOCH")]
-    epoch: Option<u64>,
+    #[arg(value_name = "EPOCH", value_parser = epoch)]
+    epoch: Option<Epoch>,
+}
+
+fn epoch(text: &str) -> std::result::Result<Epoch, String> {
+    text.parse().map(Epoch).map_err(|_| format!("invalid epoch '{text}': a whole number is wanted"))
 }
 
 impl DumpArgs {
@@ -26,7 +30,7 @@ impl DumpArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<Reply> {
         let map = match self.epoch {
             None => session.map().await?,
-            Some(epoch) => session.past(Epoch(epoch)).await?,
+            Some(epoch) => session.past(epoch).await?,
         };
         Ok(Reply::data(map.to_string(), &*map).note(format!("dumped lus map epoch {}", map.epoch())))
     }

@@ -19,16 +19,20 @@ mod host;
 mod lu;
 mod lun;
 mod output;
+#[cfg(test)]
+mod reference;
 mod session;
 mod size;
 mod status;
 mod table;
 mod target;
+#[cfg(test)]
+mod testing;
 mod usage;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 use lusd_ceph::{Cluster, Errno};
 
 use crate::args::{Cli, Command, Global};
@@ -39,7 +43,7 @@ use crate::session::Session;
 fn main() -> ExitCode {
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let root = Cli::command();
+    let root = args::command();
     let parsed = root.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -82,7 +86,7 @@ fn run(cli: &Cli) -> Result<Reply> {
         (Some(command), false) => Some(command),
         (Some(_), true) => return Err(Failure::invalid("-s stands alone, without a command")),
         (None, true) => None,
-        (None, false) => return Ok(Reply::text(Cli::command().render_long_help().to_string())),
+        (None, false) => return Ok(Reply::text(args::command().render_long_help().to_string())),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -62,10 +62,19 @@ impl Session {
         let name = options.name.clone();
         let connected = waiting("the cluster's monitors", Cluster::connect(options)).await;
         let cluster = connected.map_err(|error| cannot_connect(&error, &name))?;
-        match MapStore::open(&cluster, &global.lus_pool).await {
-            Ok(store) => Ok(Self { records: RecordStore::new(store.objects()), store, cluster }),
-            Err(StoreError::Ceph(error)) if error.is_not_found() => Err(no_pool(&global.lus_pool)),
-            Err(error) => Err(error.into()),
+        match cluster.pool(&global.lus_pool, None).await {
+            Ok(pool) => {
+                let store = MapStore::open(&pool);
+                Ok(Self { records: RecordStore::new(store.objects()), store, cluster })
+            }
+            Err(error) => {
+                // Awaited, as in `close`: the process must not end while librados's threads do.
+                cluster.shutdown().await;
+                match error.is_not_found() {
+                    true => Err(no_pool(&global.lus_pool)),
+                    false => Err(error.into()),
+                }
+            }
         }
     }
 
@@ -152,7 +161,7 @@ impl Session {
         Err(Failure::new(Errno::EBUSY, format!("object 'lu.{lu}' is still being written")))
     }
 
-    /// Ends the client, so that its watches and locks go at once.
+    /// Ends the client, and all that it has open: the process must not end while librados's threads run.
     pub(crate) async fn close(self) {
         drop(self.store);
         drop(self.records);

@@ -206,3 +206,78 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
         more => format!("{} and {more} more", listed.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lus_map::change;
+
+    use super::*;
+    use crate::lu::state::Lock;
+    use crate::testing::{FSID, empty, then, with_daemon, with_lu};
+
+    fn facts(state: State) -> Facts {
+        Facts { size: Some(1 << 30), record: None, state, locks: Vec::new() }
+    }
+
+    fn status(map: &LusMap, facts: &[Facts]) -> Status {
+        Status::of(FSID.to_string(), Some(map), facts)
+    }
+
+    #[test]
+    fn golden_well() {
+        let map = with_lu(&with_lu(&with_daemon(&with_daemon(&empty(), "a", 1), "b", 2), 1), 2);
+        let target = "iqn.2026-11.x:y".parse().unwrap();
+        let map = then(&map, |map, origin| change::target::create(map, origin, &target, true));
+        let status = status(&map, &[facts(State::Serving), facts(State::Serving)]);
+        assert_eq!(
+            status.plain(),
+            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_OK\n    map:    e6\n\n  \
+             services:\n    lusd: 2 daemons: 2 up (a, b)\n\n  data:\n    targets: 1 target, 0 hosts, 0 luns\n    \
+             lus:     2 lus, 2 GiB: 2 serving\n"
+        );
+        assert_eq!(
+            status.json().to_string(),
+            r#"{"fsid":"19870b3c-8b62-466d-9486-786ae60cd7f7","health":{"status":"HEALTH_OK","checks":{}},"#
+                .to_owned()
+                + r#""lusmap":{"epoch":6,"num_daemons":2,"num_up_daemons":2,"up":["a","b"],"num_targets":1,"#
+                + r#""num_hosts":0,"num_luns":0,"num_lus":2,"lu_bytes":2147483648,"lus_by_state":{"serving":2}}}"#
+        );
+    }
+
+    #[test]
+    fn golden_unwell() {
+        let mut map = with_daemon(&empty(), "a", 1);
+        for n in 1..=7 {
+            map = with_lu(&map, n);
+        }
+        let id = "a".parse().unwrap();
+        let up_from = map.daemon(&id).unwrap().up_from;
+        let map = then(&map, |map, origin| change::daemon::mark_down(map, origin, (&id, up_from), "test"));
+        let mut units: Vec<Facts> = [State::Down; 4].map(facts).into();
+        units.extend([facts(State::New), facts(State::Lost), Facts { size: None, ..facts(State::Unplaced) }]);
+        units[5].locks = vec![Lock { client: "client.1".into(), addr: None, daemon: None }];
+        let status = status(&map, &units);
+        assert_eq!(
+            status.plain(),
+            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_WARN\n            \
+             1 daemon not up: lus.a\n            \
+             1 lu held by a client outside of LUS: rbd/6\n            \
+             5 lus without a daemon: rbd/1, rbd/2, rbd/3 and 2 more\n            \
+             1 lu not served yet: rbd/5\n            \
+             1 lu whose image cannot be read: rbd/7\n    map:    e10\n\n  \
+             services:\n    lusd: 1 daemon: 0 up\n\n  data:\n    targets: 0 targets, 0 hosts, 0 luns\n    \
+             lus:     7 lus, 6 GiB: 1 new, 1 lost, 4 down, 1 unplaced\n"
+        );
+        let json = status.json();
+        assert_eq!(json["health"]["status"], "HEALTH_WARN");
+        assert_eq!(json["health"]["checks"]["LUS_NO_DAEMON"]["summary"]["count"], 5);
+        assert_eq!(json["lusmap"]["num_up_daemons"], 0);
+    }
+
+    #[test]
+    fn before_the_map() {
+        let status = Status::of(FSID.to_string(), None, &[]);
+        assert!(status.plain().contains("map:    none yet"));
+        assert_eq!((status.health(), &status.json()["lusmap"]["epoch"]), ("HEALTH_OK", &Value::Null));
+    }
+}

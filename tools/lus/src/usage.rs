@@ -24,7 +24,7 @@ pub(crate) fn answer(root: &Command, words: &[String], error: &Error) -> Answer 
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             return Answer::Asked(error.render().to_string());
         }
-        _ if named.subcommands(&root) => return Answer::Invalid(no_such_command(&root, words)),
+        _ if named.is_incomplete() => return Answer::Invalid(no_such_command(&root, &named.path, words)),
         kind => problem(kind, named.command, error),
     };
     let signature = match named.path.is_empty() {
@@ -38,15 +38,14 @@ pub(crate) fn answer(root: &Command, words: &[String], error: &Error) -> Answer 
 struct Named<'a> {
     path: String,
     command: &'a Command,
-    /// Whether a word follows, or should, that names none of the command's own commands.
+    /// Whether a word follows that names none of the command's own commands.
     unknown: bool,
 }
 
 impl Named<'_> {
-    /// Whether it is a noun whose verb is missing or wrong, or nothing at all is named by the words.
-    fn subcommands(&self, root: &Command) -> bool {
-        let is_noun = self.command.has_subcommands();
-        is_noun && (self.unknown || self.path != "" && !std::ptr::eq(self.command, root))
+    /// Whether the words name a noun without one of its verbs, or begin with no word that is known.
+    fn is_incomplete(&self) -> bool {
+        self.command.has_subcommands() && (self.unknown || !self.path.is_empty())
     }
 }
 
@@ -130,23 +129,17 @@ fn problem(kind: ErrorKind, command: &Command, error: &Error) -> String {
     }
 }
 
-/// `no valid command found; 3 closest matches:` and the signatures.
-fn no_such_command(root: &Command, words: &[String]) -> String {
+/// `no valid command found; 3 closest matches:` and the signatures: all of the noun's, where that is known.
+fn no_such_command(root: &Command, path: &str, words: &[String]) -> String {
     let words = plain_words(root, words);
     let mut ranked: Vec<(usize, usize, String)> = leaves(root)
         .into_iter()
+        .filter(|(leaf, _)| path.is_empty() || leaf.split(' ').next() == Some(path))
         .enumerate()
-        .map(|(index, (path, command))| (distance(&words, &path), index, signature(&path, command)))
+        .map(|(index, (leaf, command))| (distance(&words, &leaf), index, usage(&leaf, command)))
         .collect();
     ranked.sort();
-    let best = ranked.first().map_or(0, |(distance, ..)| *distance);
-    // What is no nearer than something quite else is no help, unless nothing is near at all.
-    let closest: Vec<&str> = ranked
-        .iter()
-        .filter(|(distance, ..)| *distance <= best + 2)
-        .map(|(_, _, signature)| signature.split(" :  ").next().unwrap_or_default())
-        .take(CLOSEST_MAX)
-        .collect();
+    let closest: Vec<String> = ranked.into_iter().take(CLOSEST_MAX).map(|(_, _, usage)| usage).collect();
     format!(
         "no valid command found; {} closest matches:\n{}\nError EINVAL: invalid command\n",
         closest.len(),
@@ -154,14 +147,14 @@ fn no_such_command(root: &Command, words: &[String]) -> String {
     )
 }
 
-/// How far `words` are from naming the command at `path`: edits of each word, a missing verb costs nothing.
+/// How far `words` are from naming the command at `path`: the edits that make each word the wanted one.
 fn distance(words: &[String], path: &str) -> usize {
-    path.split(' ')
-        .enumerate()
-        .map(|(at, name)| match words.get(at) {
-            Some(word) if name.starts_with(word.as_str()) => 0,
-            Some(word) => (edits(word, name) * 4).div_ceil(name.len()) * if at == 0 { 2 } else { 1 },
-            None => 1,
+    let wanted = path.split(' ').enumerate();
+    wanted
+        .map(|(at, wanted)| match words.get(at) {
+            Some(word) if wanted.starts_with(word.as_str()) => usize::from(word != wanted),
+            Some(word) => edits(word, wanted) + 1,
+            None => 0,
         })
         .sum()
 }
@@ -199,7 +192,15 @@ pub(crate) fn leaves(root: &Command) -> Vec<(String, &Command)> {
 }
 
 /// `lu create <lu> <size> [--block-size 512|4096] :  create an image and offer it`.
-pub(crate) fn signature(path: &str, command: &Command) -> String {
+fn signature(path: &str, command: &Command) -> String {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut letters = about.trim_end_matches('.').chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    format!("{} :  {}{}", usage(path, command), first.map(String::from).unwrap_or_default(), letters.as_str())
+}
+
+/// `lu create <lu> <size> [--block-size 512|4096]`.
+pub(crate) fn usage(path: &str, command: &Command) -> String {
     let mut text = path.to_owned();
     let own = |arg: &&Arg| !arg.is_global_set() && !matches!(arg.get_id().as_str(), "help" | "version");
     let (positional, options): (Vec<&Arg>, Vec<&Arg>) =
@@ -212,10 +213,7 @@ pub(crate) fn signature(path: &str, command: &Command) -> String {
         text += " ";
         text += &shown(arg);
     }
-    match command.get_about() {
-        Some(about) => format!("{text} :  {}", about.to_string().trim_end_matches('.')),
-        None => text,
-    }
+    text
 }
 
 /// `<size>`, `[<epoch>]`, `[--open]`, `[--lun <N>]`, `[--block-size 512|4096]`.
@@ -239,5 +237,118 @@ fn value_form(arg: &Arg) -> String {
         (false, _) => values.join("|"),
         (true, Some([name, ..])) => name.to_string(),
         (true, _) => arg.get_id().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+    use crate::args::{Cli, command};
+
+    fn said(line: &str) -> Answer {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let root = command();
+        let matches =
+            root.clone().try_get_matches_from(std::iter::once("lus".to_owned()).chain(words.clone()));
+        match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => panic!("it parses: {cli:?}"),
+            Err(error) => answer(&root, &words, &error),
+        }
+    }
+
+    fn invalid(line: &str) -> String {
+        match said(line) {
+            Answer::Invalid(text) => text,
+            Answer::Asked(text) => panic!("not asked for: {text}"),
+        }
+    }
+
+    const CREATE: &str =
+        "target create <target> [--open] :  create a target\nError EINVAL: invalid command\n";
+
+    #[test]
+    fn golden_problems() {
+        for (line, problem) in [
+            ("target create", "missing required parameter target(IQN)"),
+            ("target create foo", "invalid iSCSI name 'foo': it must begin with iqn., eui. or naa."),
+            ("target create iqn.2026-11.x:y z", "unused arguments: ['z']"),
+            ("target create iqn.2026-11.x:y --frob", "unused arguments: ['--frob']"),
+            ("target create iqn.2026-11.x:y --open --open", "'--open' is given more than once"),
+            ("target create iqn.2026-11.x:y -f yaml", "yaml not in plain|json|json-pretty"),
+            ("-f yaml target create iqn.2026-11.x:y", "yaml not in plain|json|json-pretty"),
+            ("target create iqn.2026-11.x:y -f", "a value is required for '--format <FORMAT>'"),
+            (
+                "target create iqn.2026-11.x:y --name a --id b",
+                "'--name <NAME>' cannot be used with '--id <ID>'",
+            ),
+        ] {
+            assert_eq!(invalid(line), format!("Invalid command: {problem}\n{CREATE}"), "{line}");
+        }
+        assert_eq!(
+            invalid("lu create rbd/x 10X --wwn 1"),
+            "Invalid command: invalid size '10X': the units are B, K, M, G, T, P and E (powers of 1024)\n\
+             lu create <lu> <size> [--block-size 512|4096] [--wwn <hex>] [--serial <text>] [--vendor <text>] \
+             [--product <text>] :  create an image and offer it as a logical unit\nError EINVAL: invalid command\n"
+        );
+        assert_eq!(
+            invalid("dump x"),
+            "Invalid command: invalid epoch 'x': a whole number is wanted\ndump [<epoch>] :  show the whole LUS map, now or as it was\n\
+             Error EINVAL: invalid command\n"
+        );
+        assert_eq!(
+            invalid("--frob"),
+            "Invalid command: unused arguments: ['--frob']\nError EINVAL: invalid command\n"
+        );
+    }
+
+    #[test]
+    fn golden_matches() {
+        let targets = "no valid command found; 4 closest matches:\n\
+                       target create <target> [--open]\n\
+                       target ls\n\
+                       target info <target>\n\
+                       target rm <target> [--yes-i-really-mean-it]\n\
+                       Error EINVAL: invalid command\n";
+        assert_eq!(invalid("target"), targets);
+        assert_eq!(invalid("-f json --id admin target"), targets);
+        let verbs = invalid("target lss");
+        assert!(verbs.starts_with("no valid command found; 4 closest matches:\ntarget ls\n"), "{verbs}");
+        let nouns = invalid("tagret create iqn.2026-11.x:y");
+        assert!(nouns.starts_with("no valid command found; 10 closest matches:\ntarget create "), "{nouns}");
+        let nouns = invalid("lus ls");
+        assert!(nouns.starts_with("no valid command found; 10 closest matches:\nlu ls\n"), "{nouns}");
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        for line in ["--help", "-h", "lu --help", "lu create --help", "help", "help lu create"] {
+            assert!(matches!(said(line), Answer::Asked(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_mentions_every_command_and_argument() {
+        let mut root = command();
+        root.build();
+        for (path, command) in leaves(&root) {
+            let noun = path.split(' ').next().unwrap();
+            let line = format!("{} --help", if noun == path { "" } else { noun });
+            let Answer::Asked(help) = said(&line) else { panic!("{line}") };
+            assert!(help.contains(command.get_name()), "{path}");
+            assert!(command.get_about().is_some(), "{path}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{path} {}", arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(
+            [edits("", ""), edits("ls", "lss"), edits("tagret", "target"), edits("abc", "")],
+            [0, 1, 2, 3]
+        );
     }
 }

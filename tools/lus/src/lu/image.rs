@@ -53,7 +53,7 @@ pub(super) async fn create(pool: &Pool, spec: &ImageSpec, size: Size) -> Result<
                 format!("image {spec} already exists; to offer it as it is: lus lu add {spec}"),
             ),
             Errno::ENOENT if !spec.namespace().is_empty() => Failure::not_found(format!(
-                "no namespace '{}' in pool '{}'; create it with: rbd namespace create {0}/{1}",
+                "no namespace '{}' in pool '{}'; create it with: rbd namespace create {1}/{0}",
                 spec.namespace(),
                 spec.pool()
             )),

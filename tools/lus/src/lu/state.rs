@@ -112,3 +112,70 @@ impl fmt::Display for Lock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lus_map::{Holder, change};
+
+    use super::*;
+    use crate::testing::{empty, lu_id, then, with_daemon, with_lu};
+
+    fn holder(map: &LusMap, nonce: u32) -> Holder {
+        let daemon: DaemonId = "a".parse().unwrap();
+        let up_from = map.daemon(&daemon).unwrap().up_from;
+        Holder { daemon, up_from, addr: format!("192.0.2.1:0/{nonce}").parse().unwrap() }
+    }
+
+    fn state(map: &LusMap, record: Option<&LuRecord>) -> State {
+        State::of(map, map.lu(&lu_id(1)).unwrap(), record)
+    }
+
+    #[test]
+    fn of_map_and_record() {
+        let alone = with_lu(&empty(), 1);
+        assert_eq!(state(&alone, None), State::Unplaced);
+
+        let map = with_daemon(&alone, "a", 1);
+        let held = holder(&map, 2);
+        let new = LuRecord::new(lu_id(1));
+        let serving = new.claim(&held).unwrap();
+        let moving = serving.begin_move(&"b".parse().unwrap()).unwrap();
+        let released = serving.release(&held).unwrap();
+        let lost = serving.lose(&held).unwrap();
+        let down = then(&map, |map, origin| {
+            change::daemon::mark_down(map, origin, (&held.daemon, held.up_from), "test")
+        });
+        let again = with_daemon(&map, "a", 3);
+        for (record, up, restarted, gone) in [
+            (None, State::New, State::New, State::Down),
+            (Some(&new), State::New, State::New, State::Down),
+            (Some(&serving), State::Serving, State::Lost, State::Down),
+            (Some(&moving), State::Moving, State::Lost, State::Down),
+            (Some(&released), State::Released, State::Released, State::Down),
+            (Some(&lost), State::Lost, State::Lost, State::Down),
+        ] {
+            assert_eq!(
+                [state(&map, record), state(&again, record), state(&down, record)],
+                [up, restarted, gone]
+            );
+        }
+    }
+
+    #[test]
+    fn lockers_are_known_by_address() {
+        let map = with_daemon(&with_lu(&empty(), 1), "a", 1);
+        let locker = |addr: &str| Locker {
+            client: "client.4711".into(),
+            cookie: "auto 1".into(),
+            addr: Some(addr.parse().unwrap()),
+        };
+        let ours = Lock::of(&locker("192.0.2.1:0/1"), &map, None);
+        assert_eq!(ours.to_string(), "lus.a, client.4711 (192.0.2.1:0/1)");
+        assert!(!ours.is_foreign());
+        let foreign = Lock::of(&locker("192.0.2.1:0/9"), &map, None);
+        assert_eq!(foreign.to_string(), "FOREIGN client client.4711 (192.0.2.1:0/9)");
+        assert!(foreign.is_foreign());
+        let record = LuRecord::new(lu_id(1)).claim(&holder(&map, 9)).unwrap();
+        assert!(!Lock::of(&locker("192.0.2.1:0/9"), &map, Some(&record)).is_foreign());
+    }
+}
