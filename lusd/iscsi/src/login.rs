@@ -246,6 +246,9 @@ impl Granted {
             (Stage::SecurityNegotiation, Some(Stage::LoginOperationalNegotiation)) => {
                 Ok((State::Operational(Operational::new(self)), Step::Reply(reply)))
             }
+            (_, Some(Stage::FullFeaturePhase)) if !self.negotiation.is_acceptable() => {
+                Err(LoginStatus::InitiatorError)
+            }
             (_, Some(Stage::FullFeaturePhase)) => {
                 let mut request = self.request;
                 if let Some(alias) = self.negotiation.initiator_alias.clone() {

@@ -64,11 +64,13 @@ impl Negotiation {
                 text::push(reply, name, NOT_UNDERSTOOD);
                 continue;
             };
-            let bit = 1 << spec.key as u32;
-            if self.seen & bit != 0 {
-                return Err(TextError::RepeatedKey);
+            if spec.stages.hold(place) {
+                let bit = 1 << spec.key as u32;
+                if self.seen & bit != 0 {
+                    return Err(TextError::RepeatedKey);
+                }
+                self.seen |= bit;
             }
-            self.seen |= bit;
             let answer = match spec.key {
                 _ if !spec.stages.hold(place) => Some(REJECT.into()),
                 Key::AuthMethod => asked(Asked::AuthMethod(value)).map(Into::into),
@@ -88,6 +90,12 @@ impl Negotiation {
     /// Forgets which keys have come: each negotiation in the full feature phase stands alone.
     pub(crate) fn start_again(&mut self) {
         self.seen = 0;
+    }
+
+    /// False if we insist on a digest that was not agreed on.
+    pub(crate) fn is_acceptable(&self) -> bool {
+        let (config, params) = (&*self.config, &self.params);
+        (config.header_digest.none || params.header_digest) && (config.data_digest.none || params.data_digest)
     }
 
     /// Tells our MaxRecvDataSegmentLength, once.
@@ -318,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_key_comes_once() {
-        for spec in &keys::KEYS {
+        for spec in keys::KEYS.iter().filter(|spec| spec.stages.hold(Place::Operational)) {
             let text = format!("{0}=No\0Unknown=1\0{0}=No\0", spec.name);
             let result = answer_at(Place::Operational, SessionType::Discovery, text.as_bytes());
             assert!(matches!(result, Err(TextError::RepeatedKey | TextError::Declaration)), "{}", spec.name);
