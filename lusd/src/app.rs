@@ -3,7 +3,7 @@
 //! ```text
 //!   connect ─ configuration of the monitors ─ map ─ may it fence? ─ bind portals ─ connect clients for images ─ register
 //!     ─ fence older starts ┐
-//!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─ SIGTERM ─ stop accepting ─ release LUs ─ close sessions ─ retire
+//!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─ SIGTERM ─ stop accepting ─ close sessions ─ release LUs ─ retire
 //! ```
 
 use std::sync::Arc;
@@ -235,13 +235,18 @@ impl Running {
         let _ = self.stop_accepting.send(true);
         let _ = self.accepting.await;
         self.reporting.abort();
-        self.reconciler.stop().await;
-        info!("every logical unit is released");
+        // The sessions first: a host that finds its connection closed comes again and repeats what was not answered; one that is told
+        // that the LU is not served any more gives its I/O up.
         self.service.sessions.close_all();
-        let Ok(shards) = Arc::try_unwrap(self.shards) else { bail!("a shard is still in use") };
+        let Some(shards) = Arc::into_inner(self.shards) else { bail!("a shard is still in use") };
         let joined = tokio::task::spawn_blocking(|| shards.into_iter().for_each(ShardHandle::join));
-        if tokio::time::timeout(timeout, joined).await.is_err() {
-            error!(connections = self.service.sessions.connections(), "connections do not end: left behind");
+        let in_order = tokio::time::timeout(timeout, joined).await.is_ok();
+        if !in_order {
+            error!(connections = self.service.sessions.connections(), "connections do not end");
+        }
+        self.reconciler.stop().await;
+        info!("every logical unit is let go");
+        if !in_order {
             bail!("stopped, but not in order: connections did not end within {} s", timeout.as_secs());
         }
         let store = self.shared.store.clone();

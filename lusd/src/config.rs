@@ -346,7 +346,9 @@ impl Config {
             .option("log_file", self.run.librados_log_file.clone())
             .option("log_to_stderr", "false")
             .option("err_to_stderr", "false")
-            .option("pid_file", "");
+            .option("pid_file", "")
+            // Watches are kept up by a ping with each tick; the default of 5 s is as long as the watch on the map may be silent.
+            .option("objecter_tick_interval", "1");
         options.conf.clone_from(&self.conf);
         options.cluster.clone_from(&self.cluster);
         options.keyring.clone_from(&self.keyring);

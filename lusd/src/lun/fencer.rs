@@ -8,7 +8,7 @@ use lus_map::{ClientAddr, Fenced};
 use lusd_ceph::Cluster;
 use serde_json::Value;
 use tokio::sync::OnceCell;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Fences remembered; beyond it they are forgotten, and done again when asked for: that does no harm.
 const REMEMBERED_MAX: usize = 4096;
@@ -85,10 +85,21 @@ impl Fencer {
                 self.control.blocklist_add(&client, self.expire).await?;
                 let osd_epoch = u64::from(self.control.osdmap_epoch().await?);
                 info!(client = %addr, osd_epoch, "fenced");
+                self.warn_of_short_fence(addr).await;
                 Ok::<_, FenceError>(Fenced { addr: addr.clone(), osd_epoch })
             })
             .await?;
         Ok(fenced.clone())
+    }
+
+    /// An entry that somebody made before keeps its expiry: what that client has in flight may land when it ends.
+    async fn warn_of_short_fence(&self, addr: &ClientAddr) {
+        if let Ok(false) = self.is_fenced_for_good(addr).await {
+            warn!(
+                client = %addr,
+                "was on the blocklist already, by somebody else and not for long: see to it that this client is gone before its entry is"
+            );
+        }
     }
 
     /// Fences all of `addrs` at the same time.
@@ -125,7 +136,8 @@ fn blocklisted_until(json: &[u8], addr: &ClientAddr) -> Result<Option<jiff::Time
         let (Some(listed), Some(until)) = (entry["addr"].as_str(), entry["until"].as_str()) else { continue };
         if listed.parse::<ClientAddr>().is_ok_and(|listed| listed == *addr) {
             // 2026-11-21T03:07:10.079378+0000: the offset without a colon.
-            let until = jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until).and_then(|until| until.to_timestamp());
+            let until = jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until)
+                .and_then(|until| until.to_timestamp());
             return until.map(Some).map_err(|_| FenceError::Malformed);
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use lus_map::{Backend as MapBackend, ClientAddr, Holder, ImageSpec, InstanceKey, Lu, LuId};
 use lus_map_store::{MapStore, RecordStore};
-use lusd_ceph::{Cluster, Image, OpenMode};
+use lusd_ceph::{Cluster, Image, ImageUpdates, OpenMode};
 use lusd_scsi::AccessState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -464,11 +464,11 @@ async fn asked(check: &mut Option<Check>) -> lusd_ceph::Result<bool> {
 }
 
 /// The next size that librbd tells; never, without an image.
-async fn updated(updates: &mut Option<watch::Receiver<u64>>) -> u64 {
-    if let Some(receiver) = updates
-        && receiver.changed().await.is_ok()
+async fn updated(updates: &mut Option<ImageUpdates>) -> u64 {
+    if let Some(image) = updates
+        && let Some(size) = image.next().await
     {
-        return *receiver.borrow_and_update();
+        return size;
     }
     *updates = None;
     std::future::pending().await

@@ -92,7 +92,12 @@ struct Following {
 }
 
 impl Following {
-    async fn run(mut self, follow: Arc<MapWatch>, mut made: mpsc::Receiver<Made>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(
+        mut self,
+        follow: Arc<MapWatch>,
+        mut made: mpsc::Receiver<Made>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         let mut maps = follow.maps();
         let mut tick = tokio::time::interval(COUNT_INTERVAL);
         let map = maps.borrow_and_update().clone();

@@ -62,7 +62,11 @@ pub async fn open_map(control: &Cluster, pool: &str) -> anyhow::Result<(MapStore
 ///
 /// # Errors
 /// When it cannot, with the caps that are missing.
-pub async fn check_fencing(control: &Cluster, options: &ClusterOptions, config: &Config) -> anyhow::Result<()> {
+pub async fn check_fencing(
+    control: &Cluster,
+    options: &ClusterOptions,
+    config: &Config,
+) -> anyhow::Result<()> {
     let trial = Cluster::connect(options.clone()).await.context("cannot connect a second client")?;
     let fenced = control.blocklist_add(&trial.address(), TRIAL_EXPIRE).await;
     trial.shutdown().await;
@@ -109,7 +113,8 @@ pub async fn register(
     };
     let updated = store.update(|map, origin| daemon::register(map, origin, &ask)).await;
     let updated = updated.context("cannot register in the LUS map")?;
-    let Some(instance) = updated.map.daemon(&config.id).filter(|new| new.control_addr.as_ref() == Some(&ask.control_addr))
+    let Some(instance) =
+        updated.map.daemon(&config.id).filter(|new| new.control_addr.as_ref() == Some(&ask.control_addr))
     else {
         bail!("another start of lus.{} came at the same time", config.id);
     };
@@ -166,7 +171,10 @@ pub fn superseded(map: &LusMap, key: &InstanceKey) -> Option<String> {
         Some(_) => Some(format!("lus.{} up_from {} was declared down", key.id, key.up_from)),
         None => {
             let newest: Option<Epoch> = map.daemon(&key.id).map(|newest| newest.up_from);
-            let newest = newest.map_or_else(|| "none is there".to_owned(), |newest| format!("the newest is up_from {newest}"));
+            let newest = newest.map_or_else(
+                || "none is there".to_owned(),
+                |newest| format!("the newest is up_from {newest}"),
+            );
             Some(format!("lus.{} up_from {} is superseded: {newest}", key.id, key.up_from))
         }
     }

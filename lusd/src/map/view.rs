@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lus_map::{DaemonId, Iqn, LuId, LusMap, LunMapping};
+use lus_map::{DaemonId, Iqn, LuId, LunMapping, LusMap};
 use lusd_scsi::Lun;
 
 use crate::lun::unit::Unit;
@@ -76,10 +76,11 @@ fn entry(mapping: &LunMapping, units: &Units) -> Option<(Lun, Arc<Unit>)> {
 /// Portals of every daemon that is up, ours first.
 fn portals(map: &LusMap, own: &Own) -> Vec<Portal> {
     let ours = own.portals.iter().map(|address| Portal { address: *address, group_tag: own.group_tag });
-    let others = map.daemons().filter(|daemon| daemon.state.is_up() && daemon.id != own.id).flat_map(|daemon| {
-        let group_tag = daemon.portal_group_tag.get();
-        daemon.portals.iter().map(move |address| Portal { address: *address, group_tag })
-    });
+    let others =
+        map.daemons().filter(|daemon| daemon.state.is_up() && daemon.id != own.id).flat_map(|daemon| {
+            let group_tag = daemon.portal_group_tag.get();
+            daemon.portals.iter().map(move |address| Portal { address: *address, group_tag })
+        });
     ours.chain(others).collect()
 }
 
@@ -130,8 +131,13 @@ mod tests {
         let map = register(&map, "a", "10.0.0.1:3260", 1);
         let map = register(&map, "b", "10.0.0.2:3260", 2);
         let b = map.daemon(&"b".parse().unwrap()).unwrap();
-        let own = Own { id: b.id.clone(), group_tag: b.portal_group_tag.get(), portals: vec!["0.0.0.0:3260".parse().unwrap()] };
-        let shown: Vec<_> = portals(&map, &own).iter().map(|p| format!("{},{}", p.address, p.group_tag)).collect();
+        let own = Own {
+            id: b.id.clone(),
+            group_tag: b.portal_group_tag.get(),
+            portals: vec!["0.0.0.0:3260".parse().unwrap()],
+        };
+        let shown: Vec<_> =
+            portals(&map, &own).iter().map(|p| format!("{},{}", p.address, p.group_tag)).collect();
         assert_eq!(shown, ["0.0.0.0:3260,2", "10.0.0.1:3260,1"]);
         let a = map.daemon(&"a".parse().unwrap()).unwrap();
         let down = change::daemon::mark_down(&map, &origin(), (&a.id, a.up_from), "test").unwrap();
@@ -153,7 +159,9 @@ mod tests {
         let own = Own { id: "a".parse().unwrap(), group_tag: 3, portals: vec![] };
         let view = viewer.view(&map, &own);
         assert_eq!(view.targets.keys().collect::<Vec<_>>(), [iqn.as_str()]);
-        assert!(view.targets[iqn.as_str()].admits(host.as_str()) && !view.targets[iqn.as_str()].admits("iqn.x"));
+        assert!(
+            view.targets[iqn.as_str()].admits(host.as_str()) && !view.targets[iqn.as_str()].admits("iqn.x")
+        );
         viewer.refresh(&map, &other, &units);
         assert!(viewer.view(&map, &own).targets[other.as_str()].open);
         let map = step(&map, change::host::remove(&map, &origin(), &iqn, &host, true).unwrap());

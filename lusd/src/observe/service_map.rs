@@ -39,7 +39,12 @@ pub async fn register(cluster: &Cluster, config: &Config) {
 }
 
 /// Keeps the status up to date.
-pub async fn report(cluster: Cluster, service: Arc<Service>, epoch: watch::Receiver<Epoch>, counts: watch::Receiver<Counts>) {
+pub async fn report(
+    cluster: Cluster,
+    service: Arc<Service>,
+    epoch: watch::Receiver<Epoch>,
+    counts: watch::Receiver<Counts>,
+) {
     let mut last = Vec::new();
     loop {
         let Counts { serving, waiting } = *counts.borrow();
@@ -52,7 +57,8 @@ pub async fn report(cluster: Cluster, service: Arc<Service>, epoch: watch::Recei
         ];
         let status: Vec<(&str, String)> = status.into();
         if status != last {
-            let pairs: Vec<(&str, &str)> = status.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let pairs: Vec<(&str, &str)> =
+                status.iter().map(|(name, value)| (*name, value.as_str())).collect();
             if let Err(error) = cluster.service_update_status(&pairs) {
                 warn!(%error, "cannot update the status in the service map");
             }

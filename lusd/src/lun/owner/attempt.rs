@@ -73,7 +73,8 @@ impl Trouble {
     pub(super) fn is_of_client(&self) -> bool {
         matches!(
             self,
-            Self::ClientFenced(_) | Self::Obstacle(Obstacle::Record(lus_map::RecordError::FencedClient { .. }))
+            Self::ClientFenced(_)
+                | Self::Obstacle(Obstacle::Record(lus_map::RecordError::FencedClient { .. }))
         )
     }
 
@@ -215,7 +216,8 @@ impl Attempt<'_> {
             return Ok(Standing::FencedForGood);
         }
         let abandoned = map.daemons().any(|daemon| {
-            daemon.to_fence.contains(addr) || (!daemon.state.is_up() && daemon.unfenced().any(|known| known == addr))
+            daemon.to_fence.contains(addr)
+                || (!daemon.state.is_up() && daemon.unfenced().any(|known| known == addr))
         });
         Ok(if abandoned { Standing::Abandoned } else { Standing::Foreign })
     }
