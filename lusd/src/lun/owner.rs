@@ -334,7 +334,13 @@ impl Task {
     }
 
     /// Serves until the LU is lost, or is to be let go.
-    async fn serve(&mut self, unit: &Arc<Unit>, lu: &Lu, held: Held, client: &mut watch::Receiver<DataClient>) {
+    async fn serve(
+        &mut self,
+        unit: &Arc<Unit>,
+        lu: &Lu,
+        held: Held,
+        client: &mut watch::Receiver<DataClient>,
+    ) {
         let epoch = LuEpoch(held.record.lu_epoch.0);
         let backend = Arc::new(match (&held.image, &lu.backend) {
             (Some(image), _) => Backend::Rbd(image.clone()),
@@ -389,7 +395,10 @@ impl Task {
                     }
                 }
             }
-            if ask && check.is_none() && let Some(image) = held.image.clone() {
+            if ask
+                && check.is_none()
+                && let Some(image) = held.image.clone()
+            {
                 check = Some(Box::pin(async move { image.is_lock_owner().await }));
             }
         }
@@ -397,7 +406,9 @@ impl Task {
 
     /// Lets it go in order.
     async fn release(&mut self, unit: &Arc<Unit>, held: Held, epoch: LuEpoch) {
-        let Ok(backend) = tokio::time::timeout(self.shared.drain_timeout, unit.stop(AccessState::NotOwner)).await else {
+        let Ok(backend) =
+            tokio::time::timeout(self.shared.drain_timeout, unit.stop(AccessState::NotOwner)).await
+        else {
             error!(gate = ?unit.gate, "commands do not end: not released; whoever takes it over fences us");
             self.dead = Some(held.client.addr);
             return;
@@ -412,7 +423,8 @@ impl Task {
         if unit.was_lost(epoch) || !owns {
             return self.lost(unit, held, epoch).await;
         }
-        let released = self.shared.records.transition(&held.record.lu, |record| record.release(&held.holder)).await;
+        let released =
+            self.shared.records.transition(&held.record.lu, |record| record.release(&held.holder)).await;
         if let Err(error) = &released {
             warn!(%error, "cannot note the release; whoever takes it over fences us");
             self.dead = Some(held.client.addr.clone());
@@ -489,7 +501,9 @@ async fn close(image: Image) {
 
 /// A volatile unit may have another size in the map: its memory is moved while nothing is inside the gate.
 async fn resize_volatile(unit: &Unit, now: &Lu) {
-    let Some(size) = now.backend.size_bytes().filter(|size| *size != unit.scsi.capacity_bytes()) else { return };
+    let Some(size) = now.backend.size_bytes().filter(|size| *size != unit.scsi.capacity_bytes()) else {
+        return;
+    };
     let Some(_barrier) = unit.gate.barrier().await else { return };
     // What waits at the gate looks at the capacity again before it enters.
     unit.scsi.set_capacity_bytes(size);
