@@ -40,10 +40,11 @@ impl fmt::Display for InstanceState {
 
 impl fmt::Display for PlacementReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Created => "created",
-            Self::Registered => "registered",
-        })
+        match self {
+            Self::Created => f.write_str("created"),
+            Self::Registered => f.write_str("registered"),
+            Self::Other(number) => write!(f, "reason {number}"),
+        }
     }
 }
 

@@ -363,13 +363,20 @@ impl Lu {
 }
 
 /// Why a placement is as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlacementReason {
     /// Chosen by whoever added the unit.
     Created,
     /// Chosen by a daemon that found the unit without an owner.
     Registered,
+    /// One of a newer program, by its number.
+    Other(i32),
+}
+
+impl Serialize for PlacementReason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// Which daemon should own a logical unit. The lock makes it true.

@@ -454,15 +454,16 @@ impl Entity for Placement {
 
     fn to_bytes(&self) -> Vec<u8> {
         let reason = match self.reason {
-            PlacementReason::Created => pb::placement::Reason::Created,
-            PlacementReason::Registered => pb::placement::Reason::Registered,
+            PlacementReason::Created => pb::placement::Reason::Created.into(),
+            PlacementReason::Registered => pb::placement::Reason::Registered.into(),
+            PlacementReason::Other(number) => number,
         };
         pb::Placement {
             min_writer: self.min_writer,
             lu: self.lu.0.as_bytes().to_vec(),
             owner: self.owner.to_string(),
             since: self.since.0,
-            reason: reason.into(),
+            reason,
             pinned: self.pinned,
         }
         .encode_to_vec()
@@ -470,12 +471,11 @@ impl Entity for Placement {
 
     fn from_bytes(raw: &[u8]) -> Result<Self, String> {
         let placement: pb::Placement = message(raw)?;
-        let reason = match placement.reason() {
-            pb::placement::Reason::Created => PlacementReason::Created,
-            pb::placement::Reason::Registered => PlacementReason::Registered,
-            pb::placement::Reason::Unspecified => {
-                return Err(format!("reason {} is not known", placement.reason));
-            }
+        // It is for people to read; one that is not known stands in nobody's way.
+        let reason = match pb::placement::Reason::try_from(placement.reason) {
+            Ok(pb::placement::Reason::Created) => PlacementReason::Created,
+            Ok(pb::placement::Reason::Registered) => PlacementReason::Registered,
+            Ok(pb::placement::Reason::Unspecified) | Err(_) => PlacementReason::Other(placement.reason),
         };
         Ok(Self {
             min_writer: placement.min_writer,

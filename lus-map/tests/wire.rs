@@ -296,6 +296,11 @@ fn check_names_what_is_broken() {
     assert_eq!(broken(key, placement("x", 9)), [Invariant::PlacementHasOwner]);
     let both = [Invariant::PlacementHasOwner, Invariant::NothingFromTheFuture];
     assert_eq!(broken(key, placement("x", 10)), both);
+    // A reason that a newer program gives is kept, not refused.
+    let mut entries_with = entries();
+    entries_with.insert(key.to_owned(), [placement("x", 9), varint(5, 77)].concat());
+    let map = load(&entries_with).unwrap();
+    assert_eq!(map.placements().next().unwrap().reason.to_string(), "reason 77");
     let twin = {
         let mut raw = entries()["lu.00000000-0000-0000-0000-000000000001"].clone();
         raw[19] = 4;

@@ -41,7 +41,8 @@ pub struct Register {
 }
 
 /// Registers a start of a daemon: the instance `(id, map.epoch() + 1)`. An older start of it goes, and what that left
-/// unfenced is the new one's to fence. Units without an owner are placed, those of 2048 at most.
+/// unfenced is the new one's to fence. Units without an owner are placed, 2048 of them at most. Asked again by the very
+/// same start, there is nothing to do.
 ///
 /// # Errors
 /// [`Refusal::AddressTaken`], [`Refusal::Invalid`], [`Refusal::TooMany`].
@@ -50,6 +51,11 @@ pub fn register(map: &LusMap, origin: &Origin, ask: &Register) -> Result<Change,
     let own: Vec<&ClientAddr> = std::iter::once(&ask.control_addr).chain(&ask.data_addrs).collect();
     if own.iter().collect::<BTreeSet<_>>().len() != own.len() {
         return Err(Refusal::Invalid { what: "client addresses", why: "one is named twice".to_owned() });
+    }
+    if let Some(daemon) = map.daemon(&ask.id).filter(|daemon| is_this_start(daemon, ask)) {
+        return Ok(Change::Already {
+            said: format!("lus.{} is registered, up_from {}", ask.id, daemon.up_from),
+        });
     }
     own.iter().try_for_each(|addr| not_on_record(map, addr))?;
     let mut draft = Draft::new(map, origin);
@@ -87,6 +93,15 @@ pub fn register(map: &LusMap, origin: &Origin, ask: &Register) -> Result<Change,
     draft.put(&instance);
     let (id, up_from) = (&instance.id, instance.up_from);
     draft.finish(format!("register lus.{id}"), format!("lus.{id} registered, up_from {up_from}"))
+}
+
+/// Whether this very start has registered: an earlier attempt whose result it does not know got there. No two starts
+/// have a RADOS client in common.
+fn is_this_start(daemon: &DaemonInstance, ask: &Register) -> bool {
+    daemon.state.is_up()
+        && daemon.control_addr.as_ref() == Some(&ask.control_addr)
+        && daemon.data_addrs == ask.data_addrs
+        && daemon.portals == ask.portals
 }
 
 fn valid(ask: &Register) -> Result<(), Refusal> {
