@@ -349,7 +349,7 @@ fn mirror_copies_are_refused() {
     assert_eq!(f.lus(&format!("lu info {pool}/x -f json")).json()["image"]["mirroring"], "primary");
     rbd(&format!("rm {pool}/x --no-progress"));
     let delete = json!({"prefix": "osd pool delete", "pool": pool, "pool2": pool, "yes_i_really_really_mean_it": true});
-    let _ = f.runtime.block_on(f.cluster.mon_command(delete.to_string()));
+    let _ = f.runtime.block_on(f.cluster().mon_command(delete.to_string()));
     let info = f.lus(&format!("lu info {pool}/x -f json")).json();
     assert!(info["image"]["error"].is_string(), "{info}");
     assert!(f.lus("-s").data().contains("1 lu whose image cannot be read"));
@@ -537,13 +537,13 @@ fn ways_to_connect() {
     let f = Fixture::new();
     let exe = env!("CARGO_BIN_EXE_lus");
     let conf = std::env::var("CEPH_CONF").unwrap();
-    let keyring = f.cluster.conf_get("keyring").unwrap();
+    let keyring = f.cluster().conf_get("keyring").unwrap();
     let bare = || {
         let mut command = Command::new(exe);
         command.env_remove("CEPH_CONF").env_remove("CEPH_ARGS").env("LUS_POOL", &f.map_pool);
         command
     };
-    let name = f.cluster.name().to_owned();
+    let name = f.cluster().name().to_owned();
     assert_eq!(run(bare().args(["-c", &conf, "-n", &name, "-k", &keyring, "target", "ls"])).code, 0);
     let id = name.strip_prefix("client.").unwrap();
     assert_eq!(

@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use lus_map::change::daemon::{Register, register};
 use lus_map::{ClientAddr, DaemonId, Epoch};
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 
 /// The pool of the images.
 pub const IMAGES: &str = "rbd";
+
+/// A test's client is waited for so long when it ends.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
 
 /// What the program said.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl Said {
 /// A cluster with a map pool of the test's own.
 pub struct Fixture {
     pub runtime: tokio::runtime::Runtime,
-    pub cluster: Cluster,
+    cluster: Option<Cluster>,
     pub map_pool: String,
 }
 
@@ -77,12 +81,17 @@ impl Fixture {
         let cluster = runtime
             .block_on(Cluster::connect(ClusterOptions::from_env().for_images()))
             .expect("connect to the cluster that CEPH_CONF and CEPH_ARGS name");
-        Self { runtime, cluster, map_pool: unique("map") }
+        Self { runtime, cluster: Some(cluster), map_pool: unique("map") }
+    }
+
+    /// The test's own client.
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().expect("it is there until the end")
     }
 
     /// Sends a command to the monitors.
     pub fn mon(&self, command: Value) -> Vec<u8> {
-        self.runtime.block_on(self.cluster.mon_command(command.to_string())).expect("the monitors obey").0
+        self.runtime.block_on(self.cluster().mon_command(command.to_string())).expect("the monitors obey").0
     }
 
     /// Runs the program with the words of `line`.
@@ -95,7 +104,7 @@ impl Fixture {
     /// The map's store, as another client sees it.
     pub fn store(&self) -> MapStore {
         let pool =
-            self.runtime.block_on(self.cluster.pool(&self.map_pool, None)).expect("open the map's pool");
+            self.runtime.block_on(self.cluster().pool(&self.map_pool, None)).expect("open the map's pool");
         MapStore::open(&pool)
     }
 
@@ -106,7 +115,7 @@ impl Fixture {
 
     /// The pool of the images.
     pub fn images(&self) -> Pool {
-        self.runtime.block_on(self.cluster.pool(IMAGES, None)).expect("open the pool of the images")
+        self.runtime.block_on(self.cluster().pool(IMAGES, None)).expect("open the pool of the images")
     }
 
     /// Puts a daemon into the map that has the RADOS clients `control` and `data`; returns its start.
@@ -134,7 +143,12 @@ impl Drop for Fixture {
         // Only where pools may be deleted; else the pool goes with the test cluster.
         let pool = &self.map_pool;
         let delete = json!({"prefix": "osd pool delete", "pool": pool, "pool2": pool, "yes_i_really_really_mean_it": true});
-        let _ = self.runtime.block_on(self.cluster.mon_command(delete.to_string()));
+        let Some(cluster) = self.cluster.take() else { return };
+        self.runtime.block_on(async {
+            let _ = cluster.mon_command(delete.to_string()).await;
+            // Awaited: the process must not end while librados's threads run. A test that fails may still hold something.
+            let _ = tokio::time::timeout(SHUTDOWN_WAIT, cluster.shutdown()).await;
+        });
     }
 }
 
