@@ -131,14 +131,18 @@ fn blocklisted_until(json: &[u8], addr: &ClientAddr) -> Result<Option<jiff::Time
     if json.len() > BLOCKLIST_BYTES_MAX {
         return Err(FenceError::Malformed);
     }
-    let json: Value = serde_json::from_slice(json).map_err(|_| FenceError::Malformed)?;
-    for entry in json.as_array().ok_or(FenceError::Malformed)? {
-        let (Some(listed), Some(until)) = (entry["addr"].as_str(), entry["until"].as_str()) else { continue };
-        if listed.parse::<ClientAddr>().is_ok_and(|listed| listed == *addr) {
-            // 2026-11-21T03:07:10.079378+0000: the offset without a colon.
-            let until = jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until)
-                .and_then(|until| until.to_timestamp());
-            return until.map(Some).map_err(|_| FenceError::Malformed);
+    // Two arrays, one after the other: entries, and ranges of addresses.
+    for array in serde_json::Deserializer::from_slice(json).into_iter::<Vec<Value>>() {
+        for entry in array.map_err(|_| FenceError::Malformed)? {
+            let (Some(listed), Some(until)) = (entry["addr"].as_str(), entry["until"].as_str()) else {
+                continue;
+            };
+            if listed.parse::<ClientAddr>().is_ok_and(|listed| listed == *addr) {
+                // 2026-11-21T03:07:10.079378+0000: the offset without a colon.
+                let until = jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until)
+                    .and_then(|until| until.to_timestamp());
+                return until.map(Some).map_err(|_| FenceError::Malformed);
+            }
         }
     }
     Ok(None)
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn the_blocklist_is_read() {
         let json = br#"[{"addr":"127.0.0.1:0/1","until":"2026-11-21T03:07:10.079378+0000"},
-            {"addr":"127.0.0.1:0/2","until":"2036-11-21T03:07:10.079378+0200"},{"range":"10.0.0.0/8"}]"#;
+            {"addr":"127.0.0.1:0/2","until":"2036-11-21T03:07:10.079378+0200"},{"range":"10.0.0.0/8"}][]"#;
         let until = |n: u32| {
             let addr: ClientAddr = format!("127.0.0.1:0/{n}").parse().unwrap();
             blocklisted_until(json, &addr).unwrap().map(|until| until.to_string())

@@ -22,7 +22,9 @@ impl RamStore {
     /// smaller: what was checked against the larger capacity a moment ago still finds its place.
     pub fn resized(&self, capacity: u64) -> Self {
         let store = Self::new(capacity.max(self.chunks.len() as u64 * CHUNK));
-        let take = |chunk: &RwLock<Option<Box<[u8]>>>| chunk.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let take = |chunk: &RwLock<Option<Box<[u8]>>>| {
+            chunk.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+        };
         for (new, old) in store.chunks.iter().zip(&self.chunks) {
             *new.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = take(old);
         }
