@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lus_map::{Change, Epoch, LuId, LuRecord, LusMap, Origin, Refusal};
-use lus_map_store::{MapStore, RecordStore, RecordWrite, StoreError};
+use lus_map_store::{MapStore, NotifyOutcome, RecordStore, RecordWrite, StoreError};
 use lusd_ceph::{Cluster, ClusterOptions, Errno};
 
 use crate::args::Global;
@@ -32,8 +32,23 @@ pub(crate) struct Changed {
     pub(crate) map: Arc<LusMap>,
     /// What to tell the user.
     pub(crate) said: String,
-    /// Daemons that have not said in time that they follow the map.
+    /// Who has said so far that they follow the map.
+    pub(crate) heard: Heard,
+}
+
+/// What the watchers of the map, the daemons, answered to a notify.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Daemons that follow.
+    pub(crate) following: usize,
+    /// Daemons that did not answer in time. One that has been gone for some seconds is no watcher any more.
     pub(crate) behind: usize,
+}
+
+impl From<NotifyOutcome> for Heard {
+    fn from(outcome: NotifyOutcome) -> Self {
+        Self { following: outcome.acked.len(), behind: outcome.missing }
+    }
 }
 
 impl Changed {
@@ -45,7 +60,7 @@ impl Changed {
     /// The answer to a command that took something away: it says so where a daemon may not have done it yet.
     pub(crate) fn revoked(self) -> Reply {
         let reply = Reply::done(self.said);
-        match self.behind {
+        match self.heard.behind {
             0 => reply,
             behind => reply.note(format!("{} did not acknowledge it yet", count(behind, "daemon"))),
         }
@@ -129,8 +144,13 @@ impl Session {
         let updated = waiting("the LUS map", self.store.update(&intent)).await?;
         let (map, said) = (updated.map.clone(), updated.said.clone());
         // The notify must be out before this program ends, or the daemons would learn of the change by their poll only.
-        let behind = updated.wait_for_watchers().await.missing;
-        Ok(Changed { map, said, behind })
+        let heard = updated.wait_for_watchers().await.into();
+        Ok(Changed { map, said, heard })
+    }
+
+    /// Asks the daemons which of them follow the map; none where this client may not ask. A second at most.
+    pub(crate) async fn roll_call(&self, map: &LusMap) -> Option<Heard> {
+        Some(self.store.notify(map.epoch()).finished().await.ok()?.into())
     }
 
     /// Where the records of the units are.

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::lu::facts::{Facts, gather};
 use crate::lu::state::State;
 use crate::output::{Reply, count};
-use crate::session::Session;
+use crate::session::{Heard, Session};
 use crate::size::Size;
 
 const EXAMPLES: &str = "\
@@ -19,7 +19,7 @@ Examples:
     lus -s
     lus status -f json-pretty
 
-It is HEALTH_OK when each logical unit is served by its owner and each daemon is up; else the reasons follow.";
+It is HEALTH_OK when each logical unit is served by its owner and each daemon is up and answers; else the reasons follow.";
 
 /// Names that a health line lists at most.
 const NAMED_MAX: usize = 3;
@@ -35,11 +35,11 @@ pub(crate) struct StatusArgs {}
 /// What reading the map and the records gives.
 pub(crate) async fn run(session: &Session) -> Result<Reply> {
     let map = session.map_if_any().await?;
-    let facts = match &map {
-        Some(map) => gather(session, map).await?,
-        None => Vec::new(),
+    let (facts, heard) = match &map {
+        Some(map) => (gather(session, map).await?, session.roll_call(map).await),
+        None => (Vec::new(), None),
     };
-    let status = Status::of(session.cluster.fsid().to_owned(), map.as_deref(), &facts);
+    let status = Status::of(session.cluster.fsid().to_owned(), map.as_deref(), &facts, heard);
     Ok(Reply::data(status.plain(), status.json()))
 }
 
@@ -69,7 +69,7 @@ struct Status {
 }
 
 impl Status {
-    fn of(fsid: String, map: Option<&LusMap>, facts: &[Facts]) -> Self {
+    fn of(fsid: String, map: Option<&LusMap>, facts: &[Facts], heard: Option<Heard>) -> Self {
         let daemons = || map.into_iter().flat_map(LusMap::daemons);
         let id = |daemon: &DaemonInstance| daemon.id.to_string();
         let mut states = BTreeMap::new();
@@ -78,7 +78,7 @@ impl Status {
         Self {
             fsid,
             epoch: map.map(|map| map.epoch().0),
-            checks: checks(map, &units),
+            checks: checks(map, &units, heard),
             daemons: daemons().map(id).collect(),
             up: daemons().filter(|daemon| daemon.state.is_up()).map(id).collect(),
             targets: map.map_or(0, |map| map.targets().count()),
@@ -161,7 +161,7 @@ impl Status {
 }
 
 /// What keeps the health from being OK.
-fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)]) -> Vec<Check> {
+fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)], heard: Option<Heard>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |code, found: Vec<String>, message: &dyn Fn(usize, &str) -> String| {
         if !found.is_empty() {
@@ -169,13 +169,22 @@ fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)]) -> Vec<Check> {
             checks.push(Check { code, message: message(found.len(), &listed), count: found.len() });
         }
     };
-    let down: Vec<String> = map
-        .into_iter()
-        .flat_map(LusMap::daemons)
-        .filter(|daemon| !daemon.state.is_up())
-        .map(|daemon| format!("lus.{}", daemon.id))
-        .collect();
-    check("LUS_DAEMON_DOWN", down, &|n, names| format!("{} not up: {names}", count(n, "daemon")));
+    let daemons = |up: bool| -> Vec<String> {
+        let all = map.into_iter().flat_map(LusMap::daemons);
+        all.filter(|daemon| daemon.state.is_up() == up).map(|daemon| format!("lus.{}", daemon.id)).collect()
+    };
+    check("LUS_DAEMON_DOWN", daemons(false), &|n, names| format!("{} not up: {names}", count(n, "daemon")));
+    // Who answers is not told by name.
+    let (up, answering) = (daemons(true), heard.map(|heard| heard.following));
+    let silent = up.len().saturating_sub(answering.unwrap_or(up.len()));
+    check("LUS_DAEMON_SILENT", up.iter().take(silent).cloned().collect(), &|n, _| match n == up.len() {
+        true => format!(
+            "{} up in the map and not answering: {}",
+            count(n, "daemon"),
+            names(up.iter().map(String::as_str))
+        ),
+        false => format!("{n} of {} daemons up in the map not answering", up.len()),
+    });
     let of = |wanted: &dyn Fn(&Facts) -> bool| -> Vec<String> {
         units.iter().filter(|(_, facts)| wanted(facts)).map(|(lu, _)| lu.name().to_string()).collect()
     };
@@ -220,7 +229,7 @@ mod tests {
     }
 
     fn status(map: &LusMap, facts: &[Facts]) -> Status {
-        Status::of(FSID.to_string(), Some(map), facts)
+        Status::of(FSID.to_string(), Some(map), facts, None)
     }
 
     #[test]
@@ -275,8 +284,24 @@ mod tests {
     }
 
     #[test]
+    fn silent_daemons() {
+        let map = with_daemon(&with_daemon(&empty(), "a", 1), "b", 2);
+        let messages = |following| {
+            let heard = Heard { following, behind: 0 };
+            let status = Status::of(FSID.to_string(), Some(&map), &[], Some(heard));
+            status.checks.iter().map(|check| format!("{} {}", check.code, check.message)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            messages(0),
+            ["LUS_DAEMON_SILENT 2 daemons up in the map and not answering: lus.a, lus.b"]
+        );
+        assert_eq!(messages(1), ["LUS_DAEMON_SILENT 1 of 2 daemons up in the map not answering"]);
+        assert!(messages(2).is_empty() && messages(3).is_empty());
+    }
+
+    #[test]
     fn before_the_map() {
-        let status = Status::of(FSID.to_string(), None, &[]);
+        let status = Status::of(FSID.to_string(), None, &[], None);
         assert!(status.plain().contains("map:    none yet"));
         assert_eq!((status.health(), &status.json()["lusmap"]["epoch"]), ("HEALTH_OK", &Value::Null));
     }

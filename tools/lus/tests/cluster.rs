@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lus_map::{ClientAddr, Fenced, Holder, LuId};
+use lus_map_store::{MapWatch, WatchOptions};
 use lusd_ceph::{Cluster, ClusterOptions, CreateOptions, Features, Image, OpenMode};
 use serde_json::json;
 
@@ -460,10 +461,9 @@ fn states_and_holders() {
     assert_eq!((&serving["state"], &serving["record"]["lu_epoch"]), (&json!("serving"), &json!(1)));
     assert!(f.lus("lu ls").data().contains("lus.a  serving"));
     let status = f.lus("-s");
-    assert!(
-        status.data().contains("HEALTH_OK") && status.data().contains("lusd: 1 daemon: 1 up (a)"),
-        "{status:?}"
-    );
+    assert!(status.data().contains("lusd: 1 daemon: 1 up (a)"), "{status:?}");
+    let silent = "HEALTH_WARN\n            1 daemon up in the map and not answering: lus.a\n    map:";
+    assert!(status.data().contains(silent), "{status:?}");
     let resized = f.lus(&format!("lu resize {image} 96M"));
     assert_eq!(resized.sentence(), format!("logical unit '{image}' resized from 64 MiB to 96 MiB"));
 
@@ -496,10 +496,11 @@ fn removal_waits_for_the_daemon() {
 
     const HOLDS_ON: Duration = Duration::from_secs(2);
     let (store, records) = (f.store(), f.records());
+    let watch = f.runtime.block_on(MapWatch::start(store, WatchOptions::default())).unwrap();
+    assert!(f.lus("-s").data().contains("HEALTH_OK"));
     let letting_go = f.runtime.spawn(async move {
-        while store.latest().await.unwrap().lu(&id).is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut maps = watch.maps();
+        maps.wait_for(|map| map.lu(&id).is_none()).await.unwrap();
         tokio::time::sleep(HOLDS_ON).await;
         records.transition(&id, |record| record.release(&holder)).await.unwrap();
         handle.close().await.unwrap();
@@ -512,6 +513,27 @@ fn removal_waits_for_the_daemon() {
     f.runtime.block_on(letting_go).unwrap();
     assert_eq!(run(Command::new("rbd").args(["info", &image])).code, 2);
     assert!(f.runtime.block_on(f.records().read(&id)).unwrap().is_none());
+}
+
+#[test]
+fn removal_outlasts_a_holder_that_nobody_hears() {
+    let f = Fixture::new();
+    let image = format!("{IMAGES}/{}", unique("silent"));
+    f.lus(&format!("lu create {image} 64M")).sentence();
+    let id: LuId = f.lus(&format!("lu info {image} -f json")).json()["id"].as_str().unwrap().parse().unwrap();
+    let Player { cluster, image: handle, addr } = play(&f, &image);
+    let (daemon, up_from) = f.register("a", "192.0.2.1:0/1", std::slice::from_ref(&addr));
+    let holder = Holder { daemon, up_from, addr };
+    f.runtime.block_on(f.records().transition(&id, |record| record.claim(&holder))).unwrap();
+    // It holds on for a while, as the image's watch of a dead client does.
+    let letting_go = f.runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        handle.close().await.unwrap();
+        cluster.shutdown().await;
+    });
+    f.lus(&format!("lu rm {image} --yes-i-really-mean-it")).sentence();
+    f.runtime.block_on(letting_go).unwrap();
+    assert_eq!(run(Command::new("rbd").args(["info", &image])).code, 2);
 }
 
 #[test]

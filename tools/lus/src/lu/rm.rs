@@ -11,7 +11,7 @@ use super::state::Lock;
 use super::{image, no_such_lu};
 use crate::error::{Failure, Result};
 use crate::output::{Reply, count};
-use crate::session::Session;
+use crate::session::{Changed, Heard, Session};
 
 /// A daemon has so long to drain a unit and let go of its image: its own drain limit and some seconds.
 const RELEASE_WAIT: Duration = Duration::from_secs(45);
@@ -44,7 +44,7 @@ pub(super) async fn remove(
     };
     let changed = session.change(|map, origin| change::lu::remove(map, origin, name, really)).await?;
     if let Some(doomed) = doomed {
-        doomed.remove(session, &changed.map, id).await?;
+        doomed.remove(session, &changed, id).await?;
         session.remove_record(&id).await?;
     }
     Ok(changed.revoked())
@@ -125,14 +125,17 @@ impl<'a> Doomed<'a> {
     }
 
     /// Waits until the daemon has let go of the image, then removes it.
-    async fn remove(&self, session: &Session, map: &LusMap, id: LuId) -> Result<()> {
+    async fn remove(&self, session: &Session, changed: &Changed, id: LuId) -> Result<()> {
+        let map = &changed.map;
         let deadline = Instant::now() + RELEASE_WAIT;
-        // A holder that is down lets go of nothing; librbd fences it when it takes the lock to remove the image.
+        // A holder that is gone lets go of nothing; librbd fences it when it takes the lock to remove the image. That it still
+        // watches the image for some seconds is EBUSY below.
         let record = session.record(&id).await?;
         let holder = record.as_ref().and_then(|record| record.state.holder());
-        let lives = holder.is_some_and(|holder| {
+        let is_up = holder.is_some_and(|holder| {
             map.instance(&holder.daemon, holder.up_from).is_some_and(|instance| instance.state.is_up())
         });
+        let lives = is_up && changed.heard != Heard::default();
         while lives && Instant::now() < deadline && !self.locks(map).await?.is_empty() {
             tokio::time::sleep(RELEASE_POLL).await;
         }
