@@ -244,7 +244,9 @@ impl Running {
         if !in_order {
             error!(connections = self.service.sessions.connections(), "connections do not end");
         }
-        self.reconciler.stop().await;
+        if tokio::time::timeout(timeout, self.reconciler.stop()).await.is_err() {
+            bail!("stopped, but not in order: logical units cannot be released, RADOS does not answer");
+        }
         info!("every logical unit is let go");
         if !in_order {
             bail!("stopped, but not in order: connections did not end within {} s", timeout.as_secs());

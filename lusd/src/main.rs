@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 const CONTROL_THREADS: usize = 2;
 /// Blocking calls of librados that hang must not hold up the end.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
-/// EIO: the exit code of what has no number of its own.
+/// The exit code of what has no error number.
 const EXIT_OTHER: u8 = 1;
 
 fn main() -> ExitCode {

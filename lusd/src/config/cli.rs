@@ -206,7 +206,8 @@ pub fn help() -> String {
          \n\
          Options of lusd. They count in this order: command line, `ceph config set client.lus.ID NAME VALUE --force`,\n\
          ceph.conf ([client.lus.ID], [client.lus], [client], [global]), default. Dashes, underscores and (in\n\
-         ceph.conf) blanks in a name are the same.\n\n",
+         ceph.conf) blanks in a name are the same. What concerns logs and the pid file is needed before the monitors\n\
+         can be asked, and not read from there.\n\n",
     );
     for row in OPTIONS {
         let default = if row.default.is_empty() { "none" } else { row.default };

@@ -40,6 +40,8 @@ use attempt::{Held, Trouble};
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often an LU that another daemon owns is looked at for its size.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
+/// The same while no look has succeeded.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How often an owner asks the OSD whether it still is; every event that hints at a loss makes it ask at once.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// First pause after a failed attempt; it doubles.
@@ -179,7 +181,8 @@ impl Task {
         let lu = self.current().lu;
         let mut client = self.shared.clients.of(&lu.id);
         let geometry = self.look(&lu).await.unwrap_or_else(|| Geometry::of_map(&lu));
-        let Some(mut unit) = self.make(&lu, geometry).await else { return };
+        let access = if self.current().here { AccessState::BecomingReady } else { AccessState::NotOwner };
+        let Some(mut unit) = self.make(&lu, geometry, access).await else { return };
         let mut pause = RETRY_MIN;
         loop {
             let wanted = self.current();
@@ -189,7 +192,7 @@ impl Task {
             if !wanted.here {
                 self.set(State::Idle);
                 unit.scsi.set_access(AccessState::NotOwner);
-                self.idle(&unit).await;
+                unit = self.idle(unit).await;
                 continue;
             }
             if *self.state.borrow() == State::Idle {
@@ -243,33 +246,36 @@ impl Task {
         }
     }
 
-    /// Size and shape, by a read-only look that no other client notices; `None` where that fails.
-    async fn look(&self, lu: &Lu) -> Option<Geometry> {
-        let Some(spec) = image_of(lu) else { return Some(Geometry::of_map(lu)) };
+    /// Size and shape, by a read-only look that no other client notices; `None` where that fails, or takes too long.
+    async fn look(&self, lu: &Arc<Lu>) -> Option<Geometry> {
+        if image_of(lu).is_none() {
+            return Some(Geometry::of_map(lu));
+        }
         let look = async {
-            let _turn = self.shared.turns.turn(lu).await;
-            let pool = self.shared.control.pool(spec.pool(), Some(spec.namespace())).await?;
-            let image = Image::open(&pool, spec.image(), OpenMode::ReadOnly).await?;
-            let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
-            image.close().await?;
-            Ok::<_, lusd_ceph::Error>(geometry)
+            let turn = self.shared.turns.turn(lu).await;
+            // A task of its own: while librbd hangs in it, it keeps its turn, and so its pool to a bounded number of threads.
+            tokio::spawn(look(self.shared.control.clone(), lu.clone(), turn)).await
         };
         match tokio::time::timeout(LOOK_TIMEOUT, look).await {
-            Ok(Ok(geometry)) => Some(geometry),
+            Ok(Ok(Ok(geometry))) => Some(geometry),
+            Ok(Ok(Err(error))) => {
+                warn!(%error, "cannot look at the image");
+                None
+            }
             Ok(Err(error)) => {
                 warn!(%error, "cannot look at the image");
                 None
             }
             Err(_) => {
-                warn!("the image does not answer");
+                warn!("no look at the image yet: it, or its pool, is slow");
                 None
             }
         }
     }
 
     /// Makes the unit and shows it. `None`, and a line in the log, for an entry that cannot be shown.
-    async fn make(&self, lu: &Lu, geometry: Geometry) -> Option<Arc<Unit>> {
-        match describe::logical_unit(lu, geometry, AccessState::BecomingReady) {
+    async fn make(&self, lu: &Lu, geometry: Geometry, access: AccessState) -> Option<Arc<Unit>> {
+        match describe::logical_unit(lu, geometry, access) {
             Ok(scsi) => {
                 let unit = Unit::new(lu.id, lu.name().to_string(), scsi, self.shared.shards);
                 // The reconciler reads these as long as it lives.
@@ -285,13 +291,16 @@ impl Task {
 
     /// The unit with the size of what is held; another one if the image has another shape than was seen.
     async fn fit(&self, unit: Arc<Unit>, lu: &Lu, held: &Held) -> Arc<Unit> {
-        let Some(image) = &held.image else {
-            unit.scsi.set_capacity_bytes(Geometry::of_map(lu).size);
-            return unit;
+        let geometry = match &held.image {
+            Some(image) => Geometry { size: image.size(), object_size: image.layout().object_size },
+            None => Geometry::of_map(lu),
         };
-        let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
+        self.reshape(unit, lu, geometry, AccessState::BecomingReady).await
+    }
+
+    async fn reshape(&self, unit: Arc<Unit>, lu: &Lu, geometry: Geometry, access: AccessState) -> Arc<Unit> {
         if unit.scsi.limits().object_bytes != geometry.object_size
-            && let Some(other) = self.make(lu, geometry).await
+            && let Some(other) = self.make(lu, geometry, access).await
         {
             return other;
         }
@@ -300,15 +309,16 @@ impl Task {
     }
 
     /// Until the map wants something else, looks at the size now and then.
-    async fn idle(&mut self, unit: &Unit) {
-        match tokio::time::timeout(LOOK_INTERVAL, self.wanted.changed()).await {
-            Ok(_) => {}
-            Err(_) => {
-                let lu = self.current().lu;
-                if let Some(geometry) = self.look(&lu).await {
-                    unit.scsi.set_capacity_bytes(geometry.size);
-                }
-            }
+    async fn idle(&mut self, unit: Arc<Unit>) -> Arc<Unit> {
+        let unseen = unit.scsi.capacity_bytes() == 0;
+        let interval = if unseen { LOOK_AGAIN } else { LOOK_INTERVAL };
+        if tokio::time::timeout(interval, self.wanted.changed()).await.is_ok() {
+            return unit;
+        }
+        let lu = self.current().lu;
+        match self.look(&lu).await {
+            Some(geometry) => self.reshape(unit, &lu, geometry, AccessState::NotOwner).await,
+            None => unit,
         }
     }
 
@@ -365,7 +375,8 @@ impl Task {
     ) -> End {
         let mut updates = held.image.as_ref().map(Image::watch_update);
         let mut check: Option<Check> = None;
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        let mut tick =
+            tokio::time::interval_at(tokio::time::Instant::now() + first_check(&unit.id), CHECK_INTERVAL);
         loop {
             let mut ask = false;
             tokio::select! {
@@ -399,7 +410,16 @@ impl Task {
                 && check.is_none()
                 && let Some(image) = held.image.clone()
             {
-                check = Some(Box::pin(async move { image.is_lock_owner().await }));
+                let (shared, lu) = (self.shared.clone(), self.wanted.borrow().lu.clone());
+                check = Some(Box::pin(async move {
+                    let turn = shared.turns.turn(&lu).await;
+                    // A task of its own, for the same reason as a look's.
+                    let asked = tokio::spawn(async move {
+                        let _turn = turn;
+                        image.is_lock_owner().await
+                    });
+                    asked.await.unwrap_or(Ok(false))
+                }));
             }
         }
     }
@@ -459,6 +479,20 @@ impl Task {
     }
 }
 
+/// Opens the image read-only and closes it again.
+async fn look(
+    control: Cluster,
+    lu: Arc<Lu>,
+    _turn: Option<OwnedSemaphorePermit>,
+) -> lusd_ceph::Result<Geometry> {
+    let Some(spec) = image_of(&lu) else { return Ok(Geometry::of_map(&lu)) };
+    let pool = control.pool(spec.pool(), Some(spec.namespace())).await?;
+    let image = Image::open(&pool, spec.image(), OpenMode::ReadOnly).await?;
+    let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
+    image.close().await?;
+    Ok(geometry)
+}
+
 /// Why serving ends.
 enum End {
     LetGo,
@@ -512,6 +546,12 @@ async fn resize_volatile(unit: &Unit, now: &Lu) {
         Backend::Null | Backend::Rbd(_) => None,
     });
     info!(size, "resized");
+}
+
+/// The owners of many LUs do not all ask in the same moment.
+fn first_check(lu: &LuId) -> Duration {
+    const PARTS: u32 = 997;
+    CHECK_INTERVAL / PARTS * (lu.0.as_u128() % u128::from(PARTS)) as u32
 }
 
 /// Who holds an LU for this daemon through `client`.
