@@ -3,6 +3,10 @@
 //! Every operation is submitted at once, without a lock of ours, and completes exactly once into the queue that it names, unless the call returns a [`SubmitError`]:
 //! then nothing was started and nothing will complete. Dropping anything (future, queue, image) never takes a buffer from an operation in flight.
 //!
+//! **Writes that are in flight together have no order where they overlap**, although one client sends them: with librbd's two threads some two of a hundred overlapping writes landed
+//! in the wrong order; with one thread still those that came first to an object that was not there yet (they wait for the object map, later ones did not). Whoever wants order
+//! waits for the completion of the first before submitting the second.
+//!
 //! librbd's traps are closed here: it would clip a write that reaches over the image's end and report success; and of operations that it refuses when they are submitted, none ever completes.
 
 use std::sync::Arc;
@@ -60,8 +64,8 @@ impl Image {
         })
     }
 
-    /// Writes all of `data`, one part behind the other, at `offset`. librbd takes one part as it is; several are copied by it into one, unless its option
-    /// `rbd_disable_zero_copy_writes` is false.
+    /// Writes all of `data`, one part behind the other, at `offset`. librbd copies the data first (see
+    /// `rbd_disable_zero_copy_writes` in the options for images).
     ///
     /// # Errors
     /// See [`SubmitError`].

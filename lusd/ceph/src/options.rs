@@ -10,12 +10,15 @@ use std::path::PathBuf;
 /// * `rbd_blocklist_on_break_lock`: without it the loser's write in flight lands over the new owner's data.
 /// * `rbd_blocklist_expire_seconds`: any other value makes breaking a lock fail with EINVAL (16.2.15), without a fence.
 /// * `rbd_read_from_replica_policy`: a replica may answer with older data.
-pub(crate) const IMAGE_SAFETY: [(&str, &str); 5] = [
+/// * `rbd_disable_zero_copy_writes`: without the copy a write completes only when the messenger has let go of its buffers, and one that is in flight when this client is
+///   fenced never did within a minute (16.2.15; it would save 15 % of the CPU of a 256k write).
+pub(crate) const IMAGE_SAFETY: [(&str, &str); 6] = [
     ("rbd_auto_exclusive_lock_until_manual_request", "false"),
     ("rbd_cache", "false"),
     ("rbd_blocklist_on_break_lock", "true"),
     ("rbd_blocklist_expire_seconds", "0"),
     ("rbd_read_from_replica_policy", "default"),
+    ("rbd_disable_zero_copy_writes", "true"),
 ];
 
 /// What [`Cluster::connect`](crate::Cluster::connect) needs. Later sources win: the file, `CEPH_ARGS`, `argv`, `keyring`, `options`.
@@ -66,6 +69,16 @@ impl ClusterOptions {
     pub fn for_images(mut self) -> ClusterOptions {
         self.for_images = true;
         self
+    }
+
+    /// Tunes it for the data path: `threads` each for librados's callbacks and for its messenger (Ceph's defaults are 2 and 3).
+    ///
+    /// Measured on two cores: one thread each costs 28 us of CPU for a 4k read at depth 32 where the defaults cost 35 and fio's rbd engine 43; more than one pays only where one
+    /// thread is full, beyond some 30,000 operations a second.
+    #[must_use]
+    pub fn tuned(self, threads: usize) -> ClusterOptions {
+        let threads = threads.max(1).to_string();
+        self.option("librados_thread_count", threads.clone()).option("ms_async_op_threads", threads)
     }
 
     /// Adds one option.

@@ -5,7 +5,8 @@
 //! the work. tokio's blocking threads would not do: a callback's thread knows no runtime, and the runtime may be gone.
 //!
 //! One thread runs from the first connect to the end of the process; more come while jobs hang (a close waits for its placement group) and
-//! go when idle.
+//! go when idle. The end of the process waits a little for what is queued: otherwise these threads would meet the destructors of librados's static
+//! objects, which end in an abort. A program that wants to be sure awaits `Cluster::shutdown`.
 
 use std::{
     collections::VecDeque,
@@ -19,6 +20,8 @@ use std::{
 const THREADS_MAX: usize = 512;
 /// A thread beyond the first ends after being idle for this long.
 const IDLE: Duration = Duration::from_secs(10);
+/// Longest time that the end of the process waits for handles that are being closed.
+const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -28,24 +31,42 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// Jobs that run now.
+    running: usize,
 }
 
 struct Reaper {
     state: Mutex<State>,
+    /// There is a job.
     wake: Condvar,
+    /// A job has ended.
+    done: Condvar,
 }
 
 static REAPER: OnceLock<Reaper> = OnceLock::new();
 
 fn reaper() -> &'static Reaper {
-    REAPER.get_or_init(|| Reaper { state: Mutex::default(), wake: Condvar::new() })
+    REAPER.get_or_init(|| Reaper { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new() })
 }
 
 /// Makes sure that there is a thread, so that [`run`] cannot fail later.
 pub(crate) fn start() -> io::Result<()> {
     let reaper = reaper();
     let mut state = reaper.lock();
-    if state.threads == 0 { reaper.spawn(&mut state) } else { Ok(()) }
+    if state.threads > 0 {
+        return Ok(());
+    }
+    reaper.spawn(&mut state)?;
+    // SAFETY: a function without arguments that does not unwind. The handlers run in reverse order, so this one before the destructors that were registered when librados was loaded.
+    // An error (out of memory) only means that nobody waits.
+    unsafe { libc::atexit(wait_at_exit) };
+    Ok(())
+}
+
+extern "C" fn wait_at_exit() {
+    let reaper = reaper();
+    let busy = |state: &mut State| state.running > 0 || !state.jobs.is_empty();
+    drop(reaper.done.wait_timeout_while(reaper.lock(), EXIT_WAIT, busy));
 }
 
 /// Runs `job` on a thread of its own. Never blocks for long and never fails: without a free thread the job waits for one.
@@ -78,12 +99,15 @@ impl Reaper {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
+                state.running += 1;
                 drop(state);
                 // A panicking job must not take the thread with it, on which others rely.
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
                     tracing::error!("closing a RADOS handle panicked");
                 }
                 state = self.lock();
+                state.running -= 1;
+                self.done.notify_all();
                 continue;
             }
             state.idle += 1;

@@ -19,13 +19,13 @@ pub fn pool_name() -> String {
     std::env::var("LUS_TEST_POOL").unwrap_or_else(|_| "rbd".into())
 }
 
-/// The environment's client, able to open images.
+/// The environment's client, able to open images, tuned as the daemon's.
 pub fn options() -> ClusterOptions {
     assert!(
         std::env::var_os("CEPH_CONF").is_some(),
         "these tests need a cluster: tools/vstart up, then eval \"$(tools/vstart env)\""
     );
-    ClusterOptions::from_env().for_images()
+    ClusterOptions::from_env().for_images().tuned(1)
 }
 
 pub async fn connect() -> Cluster {
