@@ -31,7 +31,7 @@ const LOCK_OWNERS_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// For I/O by the owner, and for changes. Registers a watch on the header object, which others see. Only on a client
-    /// [for images](crate::ClusterOptions::for_images). **One such handle per image and client**: a second one cannot write ([`Errno::EROFS`]) while the first has the lock.
+    /// [for images](crate::ClusterOptions::for_images). **One such handle per image and client**: a second one cannot write ([`EROFS`](crate::Errno::EROFS)) while the first has the lock.
     ReadWrite,
     /// For looking at it: no watch, so nobody waits for this handle, and [`Image::size`] stays what it was. Not for serving reads: only the owner's reads are
     /// in order with its writes.
@@ -365,7 +365,7 @@ impl Image {
         self.call("rbd_mirror_image_get_info", mirror_state).await
     }
 
-    /// Takes the exclusive lock. A holder that took it this way keeps it ([`Errno::EROFS`]); an *idle* handle of a program that lets librbd manage the lock is asked to
+    /// Takes the exclusive lock. A holder that took it this way keeps it ([`EROFS`](crate::Errno::EROFS)); an *idle* handle of a program that lets librbd manage the lock is asked to
     /// give it up. A dead holder is waited for (30 s) and then fenced by librbd itself: fence and [break](Pool::break_lock) before, to be fast and sure.
     ///
     /// # Errors
