@@ -37,7 +37,10 @@ fn main() -> anyhow::Result<()> {
     let service = Service::new(Limits::default(), shards);
     let luns = [
         (Lun::ZERO, unit("null:n", 1 << 40, Backend::Null, shards)?),
-        (Lun::new(1).expect("a small number"), unit("ram:r", 1 << 30, Backend::Ram(RamStore::new(1 << 30)), shards)?),
+        (
+            Lun::new(1).expect("a small number"),
+            unit("ram:r", 1 << 30, Backend::Ram(RamStore::new(1 << 30)), shards)?,
+        ),
     ];
     let target = TargetView { open: true, luns: luns.into_iter().collect(), ..Default::default() };
     service.publish(View {
@@ -46,7 +49,8 @@ fn main() -> anyhow::Result<()> {
         portals: vec![Portal { address, group_tag: 1 }],
         ..Default::default()
     });
-    let handles = (0..shards).map(|i| ShardHandle::start(i, service.clone())).collect::<Result<Vec<_>, _>>()?;
+    let handles =
+        (0..shards).map(|i| ShardHandle::start(i, service.clone())).collect::<Result<Vec<_>, _>>()?;
     let listener = std::net::TcpListener::bind(address)?;
     eprintln!("iscsi://{address}/{TARGET}/0");
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

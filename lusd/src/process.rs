@@ -141,52 +141,58 @@ pub fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// The pid file; removed when it goes, if it is still ours.
+/// The pid file: held by a lock for as long as the daemon lives, so that neither a number that is somebody else's by now nor a killed
+/// daemon that its parent has not buried yet keeps a new one from starting. Removed when it goes, if it is still ours.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
+    _locked: std::fs::File,
 }
 
 impl PidFile {
-    /// Writes it. One that names another living `lusd` is left alone.
+    /// Writes it. One that another living daemon holds is left alone.
     ///
     /// # Errors
     /// When it cannot be written, or another daemon runs.
     pub fn write(path: &Path) -> anyhow::Result<Self> {
-        if let Some(pid) = read_pid(path)
-            && pid != std::process::id()
-            && is_lusd(pid)
-        {
-            bail!("{}: lusd runs already, pid {pid}", path.display());
+        let cannot = || format!("cannot write pid file {}", path.display());
+        let options = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path);
+        let mut file = options.with_context(cannot)?;
+        if file.try_lock().is_err() {
+            match read_pid(&mut file) {
+                Some(pid) => bail!("{}: lusd runs already, pid {pid}", path.display()),
+                None => bail!("{}: lusd runs already", path.display()),
+            }
         }
-        let text = format!("{}\n", std::process::id());
-        let options =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
-        options
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write pid file {}", path.display()))?;
-        Ok(Self { path: path.to_owned() })
+        file.set_len(0)
+            .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
+            .with_context(cannot)?;
+        Ok(Self { path: path.to_owned(), _locked: file })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if read_pid(&self.path) == Some(std::process::id()) {
+        let ours = std::fs::File::open(&self.path)
+            .is_ok_and(|mut file| read_pid(&mut file) == Some(std::process::id()));
+        if ours {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-fn read_pid(path: &Path) -> Option<u32> {
+fn read_pid(file: &mut std::fs::File) -> Option<u32> {
     /// A pid has at most 10 digits.
     const TEXT_BYTES_MAX: u64 = 16;
     let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
+    file.take(TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
-}
-
-fn is_lusd(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "lusd")
 }
 
 /// Tells the service manager (sd_notify(3)): `READY=1`, `STOPPING=1`, `STATUS=...`.
@@ -220,10 +226,12 @@ mod tests {
         drop(file);
         assert!(!path.exists());
         let file = PidFile::write(&path).unwrap();
+        let refused = PidFile::write(&path).unwrap_err().to_string();
+        assert!(refused.ends_with(&format!("lusd runs already, pid {}", std::process::id())), "{refused}");
         std::fs::write(&path, "1\n").unwrap();
         drop(file);
         assert!(path.exists(), "it is another's now");
-        assert!(PidFile::write(&path).is_ok(), "process 1 is no lusd");
+        assert!(PidFile::write(&path).is_ok(), "nobody holds it");
     }
 
     #[test]

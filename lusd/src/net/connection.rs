@@ -262,9 +262,10 @@ impl Connection {
                     self.reinstate().await?;
                     let request = info.request;
                     info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, "logged in");
-                    if let (SessionType::Normal, Some(target)) = (request.session_type, request.target_name) {
-                        let initiator = request.initiator_name;
-                        self.session = Some(Session::new(&self.shard, initiator, target));
+                    if let Some(nexus) = &self.nexus
+                        && let Some(target) = nexus.target.clone()
+                    {
+                        self.session = Some(Session::new(&self.shard, nexus.initiator.clone(), target));
                     }
                 }
                 Event::SendTargets(request) => self.send_targets(&request),
@@ -309,7 +310,12 @@ impl Connection {
         Ok(())
     }
 
-    fn login(&mut self, request: LoginRequest) {
+    fn login(&mut self, mut request: LoginRequest) {
+        // iSCSI names are compared in lower case (RFC 7143 4.2.7.2); the map keeps them so.
+        request.initiator_name.make_ascii_lowercase();
+        if let Some(name) = &mut request.target_name {
+            name.make_ascii_lowercase();
+        }
         let view = self.shard.service.view();
         match decide(&view, &request) {
             Ok(()) => {
@@ -388,8 +394,7 @@ impl Connection {
     async fn flush(&mut self) {
         let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
             while self.has_output() {
-                if self.write().is_err() || (self.has_output() && self.stream.writable().await.is_err())
-                {
+                if self.write().is_err() || (self.has_output() && self.stream.writable().await.is_err()) {
                     return;
                 }
             }
@@ -437,6 +442,10 @@ impl Connection {
 
 /// May this initiator log in here?
 fn decide(view: &View, request: &LoginRequest) -> Result<(), LoginStatus> {
+    if request.tsih != 0 {
+        // A session has one connection: there is none to join.
+        return Err(LoginStatus::SessionDoesNotExist);
+    }
     if request.session_type == SessionType::Discovery {
         return Ok(());
     }

@@ -108,7 +108,10 @@ fn run(
 
 /// Sleeps on the queue's eventfd and hands completions to the connections that wait for them.
 async fn reactor(shard: Rc<Shard>) {
-    #[expect(deprecated, reason = "the form without unsafe; the queue keeps its eventfd open as long as it lives")]
+    #[expect(
+        deprecated,
+        reason = "the form without unsafe; the queue keeps its eventfd open as long as it lives"
+    )]
     let fd = match AsyncFd::new(shard.queue.clone()) {
         Ok(fd) => fd,
         Err(err) => return error!(%err, "cannot watch a completion queue"),

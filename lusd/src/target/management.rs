@@ -75,7 +75,9 @@ impl Session {
                 let tasks = self.end_tasks(|_| true, cx.proto);
                 self.pend(request, tasks, resets, cx.proto);
             }
-            TmfFunction::TaskReassign => respond(cx.proto, TmfResponse::TaskAllegianceReassignmentNotSupported),
+            TmfFunction::TaskReassign => {
+                respond(cx.proto, TmfResponse::TaskAllegianceReassignmentNotSupported)
+            }
             _ => respond(cx.proto, TmfResponse::FunctionNotSupported),
         }
     }

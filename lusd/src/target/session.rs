@@ -16,8 +16,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, Response, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, TargetPort,
-    TaskManagementFunctions, UnitAttention,
+    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey, SessionView,
+    Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
 };
 use tracing::{debug, warn};
 
