@@ -237,14 +237,15 @@ class _ClusterSession:
         return [Step("cluster starts", self._start)], [Step("cluster stops", self._stop, cluster=True)]
 
     def ready(self, context):
-        """Before each step that needs the cluster: None if all of it runs, else why the step cannot."""
+        """Before each step that needs the cluster: None if all of it runs, else the outcome of a step that cannot."""
         if not self.begun:
-            return "the cluster did not start"
+            return Outcome(skipped=1, reason="the cluster did not start")
         dead = _session_cluster().stopped()
         if dead:
             context.note(f"starts {' '.join(dead)} again")
             if self._vstart(context, "up").failed:
-                return f"{' '.join(dead)} did not start again"
+                # Nothing says yet that something is wrong: the steps before may all have passed.
+                return Outcome(failed=1, reason=f"{' '.join(dead)} did not start again")
         return None
 
     def end(self):

@@ -71,7 +71,7 @@ class Context:
 
 
 def run_all(steps, logs, ready):
-    """Runs the steps and prints the sum; the exit status. `ready(context)` says why a step that needs the cluster cannot run."""
+    """Runs the steps and prints the sum; the exit status. `ready(context)` is the outcome of a step that cannot have its cluster."""
     logs.mkdir(parents=True, exist_ok=True)
     total = Outcome()
     width = max(len(step.name) for step in steps)
@@ -81,8 +81,7 @@ def run_all(steps, logs, ready):
         log.write_text("")
         context = Context(f"[{number:2}/{len(steps)}] {step.name:{width}}", log)
         context.alive(force=not sys.stdout.isatty() and step.name == "tests")
-        obstacle = ready(context) if step.cluster else None
-        outcome = Outcome(skipped=1, reason=obstacle) if obstacle else _run(step, context)
+        outcome = (ready(context) if step.cluster else None) or _run(step, context)
         _print_outcome(context, outcome)
         if outcome.failed:
             failures.append((step.name, outcome, log))

@@ -79,7 +79,7 @@ class Steps(unittest.TestCase):
     def test_without_a_cluster_its_steps_are_skipped_with_the_reason(self):
         step = self.shell("true")
         step.cluster = True
-        status, printed = self.run_all(step, ready=lambda context: "no cluster")
+        status, printed = self.run_all(step, ready=lambda context: Outcome(skipped=1, reason="no cluster"))
         self.assertEqual((status, printed.splitlines()[-1]), (0, "0 passed, 0 failed, 1 skipped"))
         self.assertIn("no cluster", printed)
 
