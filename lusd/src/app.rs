@@ -105,7 +105,7 @@ async fn start(config: Config, environment: &Environment) -> anyhow::Result<Runn
         register::check_fencing(&control, &options, &config).await?;
     }
     let bound = Bound::bind(&config.portals)?;
-    let image_options = options.for_images();
+    let image_options = options.for_images().tuned(config.data_client_threads);
     let clients = connect_clients(&image_options, config.data_clients).await?;
     let registration =
         register::register(&store, &config, announced(&config.portals), &control, &clients).await?;

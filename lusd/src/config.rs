@@ -140,6 +140,8 @@ pub struct Config {
     pub shards: usize,
     /// RADOS clients for images.
     pub data_clients: usize,
+    /// Threads of each of these, for its messenger and for its callbacks. With one, librados costs least CPU for an operation.
+    pub data_client_threads: usize,
     /// Life of blocklist entries.
     pub blocklist_expire: Duration,
     /// What SIGTERM waits for at most.
@@ -296,6 +298,7 @@ impl Config {
             pool: String::new(),
             shards: 1,
             data_clients: 1,
+            data_client_threads: 1,
             blocklist_expire: Duration::ZERO,
             drain_timeout: Duration::ZERO,
             open_parallel: 1,
@@ -370,6 +373,7 @@ impl Config {
             n => n,
         };
         self.data_clients = s.number("lus_data_clients");
+        self.data_client_threads = s.number("lus_data_client_threads");
         self.blocklist_expire = s.time("lus_blocklist_expire");
         self.drain_timeout = s.time("lus_drain_timeout");
         self.open_parallel = s.number("lus_open_parallel");

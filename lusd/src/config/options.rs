@@ -56,6 +56,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     row("lus_pool", Kind::Text, ".lus", "pool of the LUS map"),
     row("lus_shards", Kind::Count(0, 64), "0", "threads that carry connections; 0: one per core, at most 8"),
     row("lus_data_clients", Kind::Count(1, 16), "1", "RADOS clients for images; each LU uses one of them"),
+    row(
+        "lus_data_client_threads",
+        Kind::Count(1, 16),
+        "1",
+        "threads of each of these for its messenger and its callbacks",
+    ),
     row("lus_data_memory", Kind::Bytes(8 * MI, 1 << 44), "1G", "data memory of the daemon"),
     row("lus_connection_memory", Kind::Bytes(8 * MI, 1 << 40), "32M", "data memory of one connection"),
     row("lus_connections_max", Kind::Count(1, 1_000_000), "4096", "connections at the same time"),

@@ -348,14 +348,21 @@ impl Connection {
         if nexus.target.is_none() {
             return Ok(());
         }
-        if let Some(before) = self.shard.service.sessions.take(nexus, &self.handle) {
-            info!("the session is reinstated: waiting for the older one to end");
-            let limit = self.shard.service.limits.iscsi.login_timeout;
-            if tokio::time::timeout(limit, before.gone()).await.is_err() {
-                return Err(End::Reset("the older session still has commands in RADOS"));
-            }
+        let before = self.shard.service.sessions.take(nexus, &self.handle);
+        if before.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        info!(sessions = before.len(), "waiting for what this initiator has left under way");
+        let limit = self.shard.service.limits.iscsi.login_timeout;
+        let ended = async {
+            for handle in &before {
+                handle.gone().await;
+            }
+        };
+        match tokio::time::timeout(limit, ended).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(End::Reset("an older session of the initiator still has commands in RADOS")),
+        }
     }
 
     fn send_targets(&mut self, request: &SendTargetsRequest) {
@@ -416,6 +423,9 @@ impl Connection {
             session.close();
         }
         drop(self.stream);
+        if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
+            self.shard.service.sessions.linger(&self.handle, nexus);
+        }
         while self.inbox.in_flight() > 0 {
             self.notify.notified().await;
         }

@@ -16,10 +16,9 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use bytes::Bytes;
-use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
+use lusd_ceph::{Completed, CompletionQueue, OpBuffers, QueueWaiter};
 use lusd_iscsi::TaskTag;
 use slab::Slab;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, error};
 
@@ -108,25 +107,14 @@ fn run(
 
 /// Sleeps on the queue's eventfd and hands completions to the connections that wait for them.
 async fn reactor(shard: Rc<Shard>) {
-    #[expect(
-        deprecated,
-        reason = "the form without unsafe; the queue keeps its eventfd open as long as it lives"
-    )]
-    let fd = match AsyncFd::new(shard.queue.clone()) {
-        Ok(fd) => fd,
+    let waiter = match QueueWaiter::new(shard.queue.clone()) {
+        Ok(waiter) => waiter,
         Err(err) => return error!(%err, "cannot watch a completion queue"),
     };
     loop {
         shard.queue.drain(|completed| shard.complete(completed));
-        if !shard.queue.prepare_sleep() {
-            continue;
-        }
-        match fd.readable().await {
-            Ok(mut ready) => {
-                shard.queue.woken();
-                ready.clear_ready();
-            }
-            Err(err) => return error!(%err, "cannot wait for a completion queue"),
+        if let Err(err) = waiter.wait().await {
+            return error!(%err, "cannot wait for a completion queue");
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The sessions of this daemon: one entry per I_T nexus, so that a new login with the same ISID takes the old one's place only
 //! after nothing of the old one can take effect any more (RFC 7143, 6.3.5), and so that the map's changes reach connections.
+//!
+//! A session that has ended may still have operations in RADOS, which cannot be called back. librbd does not keep overlapping writes in
+//! order, so a write that the initiator gave up on could land after a newer one. Therefore every login of the same initiator, with
+//! whatever ISID, waits until what it left behind has ended.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -72,6 +76,8 @@ pub struct Sessions {
     next_tsih: AtomicU64,
     stopping: AtomicBool,
     connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
+    /// Ended, but with operations under way.
+    lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
     nexuses: Mutex<HashMap<Nexus, Arc<ConnectionHandle>>>,
 }
 
@@ -101,17 +107,31 @@ impl Sessions {
         (self.next_tsih.fetch_add(1, SeqCst) % u64::from(u16::MAX)) as u16 + 1
     }
 
-    /// Takes `nexus` over for `handle`. The session that had it before is reset; the caller waits for it with
-    /// [`ConnectionHandle::gone`] before it lets the new session start.
-    pub fn take(&self, nexus: Nexus, handle: &Arc<ConnectionHandle>) -> Option<Arc<ConnectionHandle>> {
-        let before = lock(&self.nexuses).insert(nexus, handle.clone())?;
-        before.ask(Stop::Reset);
-        Some(before)
+    /// Takes `nexus` over for `handle`. A session that has it now is reset. The caller waits for all that are returned, with
+    /// [`ConnectionHandle::gone`], before it lets the new session start: that one, and those that the same initiator has left behind.
+    pub fn take(&self, nexus: Nexus, handle: &Arc<ConnectionHandle>) -> Vec<Arc<ConnectionHandle>> {
+        let same = |other: &Nexus| other.initiator == nexus.initiator && other.target == nexus.target;
+        let mut before: Vec<_> = lock(&self.lingering)
+            .values()
+            .filter(|(other, _)| same(other))
+            .map(|(_, handle)| handle.clone())
+            .collect();
+        if let Some(holder) = lock(&self.nexuses).insert(nexus, handle.clone()) {
+            holder.ask(Stop::Reset);
+            before.push(holder);
+        }
+        before
+    }
+
+    /// The connection has ended, but operations of its session are under way.
+    pub fn linger(&self, handle: &Arc<ConnectionHandle>, nexus: &Nexus) {
+        lock(&self.lingering).insert(handle.id, (nexus.clone(), handle.clone()));
     }
 
     /// The connection is gone: nothing of it can take effect any more.
     pub fn leave(&self, handle: &Arc<ConnectionHandle>, nexus: Option<&Nexus>) {
         lock(&self.connections).remove(&handle.id);
+        lock(&self.lingering).remove(&handle.id);
         if let Some(nexus) = nexus {
             let mut nexuses = lock(&self.nexuses);
             if nexuses.get(nexus).is_some_and(|holder| holder.id == handle.id) {
@@ -155,14 +175,27 @@ mod tests {
         let sessions = Sessions::default();
         let old = sessions.enter(Arc::default());
         let new = sessions.enter(Arc::default());
-        assert!(sessions.take(nexus(1), &old).is_none());
-        assert!(sessions.take(nexus(2), &new).is_none(), "another ISID is another nexus");
-        let before = sessions.take(nexus(1), &new).expect("reinstatement");
+        assert!(sessions.take(nexus(1), &old).is_empty());
+        assert!(sessions.take(nexus(2), &new).is_empty(), "another ISID is another nexus");
+        let [before] = &sessions.take(nexus(1), &new)[..] else { panic!("reinstatement") };
         assert_eq!((before.id, before.stop()), (old.id, Stop::Reset));
         sessions.leave(&old, Some(&nexus(1)));
         before.gone().await;
         let third = sessions.enter(Arc::default());
-        assert_eq!(sessions.take(nexus(1), &third).expect("the newer one still holds it").id, new.id);
+        assert_eq!(sessions.take(nexus(1), &third)[0].id, new.id, "the newer one still holds it");
+    }
+
+    #[tokio::test]
+    async fn a_login_with_another_isid_waits_for_what_was_left_behind() {
+        let sessions = Sessions::default();
+        let (old, new) = (sessions.enter(Arc::default()), sessions.enter(Arc::default()));
+        sessions.take(nexus(1), &old);
+        sessions.linger(&old, &nexus(1));
+        let [before] = &sessions.take(nexus(2), &new)[..] else { panic!("the old one lingers") };
+        assert_eq!(before.id, old.id);
+        sessions.leave(&old, Some(&nexus(1)));
+        before.gone().await;
+        assert!(sessions.take(nexus(3), &new).is_empty());
     }
 
     #[test]
