@@ -31,7 +31,7 @@ use crate::process::{self, Detached};
 use crate::service::Service;
 
 /// How long the first look at all LUs may hold up the start; those that do not answer appear later.
-const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(4);
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long each RADOS client may take to end. An end that takes longer is as good as a crash: the next start fences it.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code of a second SIGTERM, as a shell would show the signal.

@@ -130,7 +130,7 @@ def run(argv, *, check=True, timeout=120, env=None, stdin=None):
     """Runs a command to its end and returns it with `stdout` and `stderr` as text; unless `check` is false it must exit with 0."""
     argv = [str(word) for word in argv]
     try:
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, env=env, input=stdin if stdin is not None else "")
+        result = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=timeout, env=env, input=stdin if stdin is not None else "")
     except FileNotFoundError:
         raise Skipped(f"{argv[0]} is not installed") from None
     except subprocess.TimeoutExpired as late:

@@ -142,7 +142,7 @@ impl Owner {
     pub fn start(shared: Arc<Shared>, wanted: Wanted, made: mpsc::Sender<Made>) -> Self {
         let span = info_span!("lu", lu = %wanted.lu.name());
         let (wanted, wanted_receiver) = watch::channel(wanted);
-        let (state_sender, state) = watch::channel(State::Idle);
+        let (state_sender, state) = watch::channel(if wanted.here { State::Opening } else { State::Idle });
         let task = Task { shared, wanted: wanted_receiver, made, state: state_sender, dead: None };
         Self { wanted, state, task: tokio::spawn(task.run().instrument(span)) }
     }
@@ -150,6 +150,11 @@ impl Owner {
     /// Tells what the map wants now.
     pub fn want(&self, change: impl FnOnce(&mut Wanted)) {
         self.wanted.send_modify(change);
+    }
+
+    /// Where it stands, and each change of that.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.state.clone()
     }
 
     /// What has become of it.

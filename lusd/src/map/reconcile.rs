@@ -26,7 +26,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reconciler {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
-    /// Every LU of the first map is shown.
+    /// Every LU of the first map is shown, and of those placed here each is served, or cannot be now. Hosts that come back earlier
+    /// would be told NOT READY for a moment, which not all of them bear.
     pub first: watch::Receiver<bool>,
     /// The epoch that the daemon lives by.
     pub epoch: watch::Receiver<Epoch>,
@@ -53,7 +54,7 @@ impl Reconciler {
             viewer: Viewer::default(),
             made: made_sender,
             unseen: HashSet::new(),
-            first: first_sender,
+            first: Some(first_sender),
             epoch: epoch_sender,
             counts: counts_sender,
         };
@@ -86,7 +87,7 @@ struct Following {
     made: mpsc::Sender<Made>,
     /// LUs of the first map that are not shown yet.
     unseen: HashSet<LuId>,
-    first: watch::Sender<bool>,
+    first: Option<watch::Sender<bool>>,
     epoch: watch::Sender<Epoch>,
     counts: watch::Sender<Counts>,
 }
@@ -226,10 +227,20 @@ impl Following {
         self.note_seen();
     }
 
-    fn note_seen(&self) {
-        if self.unseen.is_empty() {
-            self.first.send_if_modified(|first| !std::mem::replace(first, true));
+    /// Once every LU of the first map is shown: waits, beside the reconciler, until none is being opened.
+    fn note_seen(&mut self) {
+        if !self.unseen.is_empty() {
+            return;
         }
+        let Some(first) = self.first.take() else { return };
+        let mut states: Vec<_> = self.owners.values().map(Owner::states).collect();
+        tokio::spawn(async move {
+            for state in &mut states {
+                // An error is the owner's end.
+                let _ = state.wait_for(|state| !matches!(state, State::Opening)).await;
+            }
+            first.send_replace(true);
+        });
     }
 
     fn count(&self) {
