@@ -141,8 +141,8 @@ impl Owner {
     /// Starts the task. It sends its unit to `made`.
     pub fn start(shared: Arc<Shared>, wanted: Wanted, made: mpsc::Sender<Made>) -> Self {
         let span = info_span!("lu", lu = %wanted.lu.name());
-        let (wanted, wanted_receiver) = watch::channel(wanted);
         let (state_sender, state) = watch::channel(if wanted.here { State::Opening } else { State::Idle });
+        let (wanted, wanted_receiver) = watch::channel(wanted);
         let task = Task { shared, wanted: wanted_receiver, made, state: state_sender, dead: None };
         Self { wanted, state, task: tokio::spawn(task.run().instrument(span)) }
     }
