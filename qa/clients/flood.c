@@ -5,7 +5,7 @@
  * It speaks just enough iSCSI on plain sockets, since libiscsi would not misbehave: each writer sends as many WRITEs as the command window allows, with all their
  * immediate data but the last PIECE, and withholds the rest; each reader sends READs and takes nothing from its socket. Once nothing moves any more the flood says
  * "holding BYTES" (sent so far), holds for --hold seconds, and then finishes everything as a well-behaved initiator would: R2Ts are answered, withheld data
- * follows, answers are read, the remaining commands are sent. Target pings are answered wherever the session reads.
+ * follows, answers are read, the remaining commands are sent, and those that were answered with BUSY or TASK SET FULL are sent again. Target pings are answered wherever the session reads.
  *
  * Prints a JSON report. A session ends as `finished` (each task GOOD), `failed` (a task ended otherwise), `dropped` (the target closed the connection) or `stuck`
  * (neither within --limit). EXIT_FOUND if a writer did not finish, or any session is stuck or failed; the target may drop those who do not read. */
@@ -26,6 +26,8 @@
 
 enum {
 	BHS = 48,
+	BUSY = 0x08,
+	TASK_SET_FULL = 0x28,
 	PIECE = 4096,             /* bytes of each write that are withheld while holding */
 	TASKS_MAX = 4096,
 	BYTES_MAX = 1 << 20,
@@ -51,6 +53,7 @@ enum {
 	IMMEDIATE = 0x40,
 };
 
+#define PAUSE_S 0.1
 #define NO_TAG 0xffffffffu
 /* The tag of the TEST UNIT READY that takes the unit attention; tasks have 0 and up. */
 #define FIRST_TAG 0xfffffff0u
@@ -69,6 +72,8 @@ struct session {
 	bool unsolicited;   /* the withheld rest is unsolicited data: no R2T will come for it */
 	uint32_t segment;   /* the target's MaxRecvDataSegmentLength */
 	uint32_t sent_tasks, ended_tasks;
+	uint32_t refused;   /* BUSY or TASK SET FULL: to be sent again */
+	double pause_until; /* after a refusal */
 	uint64_t sent_bytes;
 	/* The PDU that is being sent. */
 	uint8_t header[BHS];
@@ -339,6 +344,14 @@ static void next_ping(struct session *s)
 	s->ping = false;
 }
 
+/* May the session send a command now? While holding, nothing is sent again. */
+static bool may_command(const struct session *s, bool holding)
+{
+	uint32_t tasks = flood.tasks + (holding ? 0 : s->refused);
+
+	return s->sent_tasks < tasks && !serial_after(s->cmd_sn, s->max_cmd_sn) && (s->refused == 0 || now_s() >= s->pause_until);
+}
+
 /* Chooses what to send next; false when there is nothing. */
 static bool pdu_next(struct session *s, bool holding)
 {
@@ -346,7 +359,7 @@ static bool pdu_next(struct session *s, bool holding)
 		next_ping(s);
 	else if (!holding && s->owed_count > 0)
 		next_data(s);
-	else if (s->sent_tasks < flood.tasks && !serial_after(s->cmd_sn, s->max_cmd_sn))
+	else if (may_command(s, holding))
 		next_command(s);
 	else
 		return false;
@@ -383,10 +396,30 @@ static bool push(struct session *s, bool holding)
 
 /* ---- PDUs in ---- */
 
-static void ended(struct session *s, uint8_t status)
+/* What is owed to a task that has ended is not sent. */
+static void forget(struct session *s, uint32_t tag)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < s->owed_count; i++) {
+		struct owed *o = &s->owed[(s->owed_first + i) % flood.tasks];
+
+		if (o->tag != tag || (i == 0 && s->data_sn > 0))
+			s->owed[(s->owed_first + kept++) % flood.tasks] = *o;
+	}
+	s->owed_count = kept;
+}
+
+static void ended(struct session *s, uint32_t tag, uint8_t status)
 {
 	char why[64];
 
+	if (status == BUSY || status == TASK_SET_FULL) {
+		s->refused++;
+		s->pause_until = now_s() + PAUSE_S;
+		forget(s, tag);
+		return;
+	}
 	if (status != 0) {
 		snprintf(why, sizeof(why), "status %02x", status);
 		finish(s, FAILED, why);
@@ -410,11 +443,11 @@ static void received(struct session *s)
 	}
 	switch (opcode) {
 	case SCSI_RESPONSE:
-		ended(s, h[2] != 0 ? 0xff : h[3]);
+		ended(s, get32(h + 16), h[2] != 0 ? 0xff : h[3]);
 		break;
 	case DATA_IN:
 		if (h[1] & 1)
-			ended(s, h[3]);
+			ended(s, get32(h + 16), h[3]);
 		break;
 	case R2T:
 		owe(s, get32(h + 16), get32(h + 20), get32(h + 40), get32(h + 44));
@@ -500,8 +533,7 @@ static bool turn(struct session *all, uint32_t count, bool holding)
 
 	for (uint32_t i = 0; i < count; i++) {
 		struct session *s = &all[i];
-		bool wants_out = s->sending || s->ping || (!holding && s->owed_count > 0) ||
-				 (s->sent_tasks < flood.tasks && !serial_after(s->cmd_sn, s->max_cmd_sn));
+		bool wants_out = s->sending || s->ping || (!holding && s->owed_count > 0) || may_command(s, holding);
 
 		polls[i] = (struct pollfd){ .fd = s->fd, .events = (short)((holding && s->reader ? 0 : POLLIN) | (wants_out ? POLLOUT : 0)) };
 	}
@@ -534,7 +566,7 @@ static int report(struct session *all, uint32_t count)
 {
 	static const char *const name[] = { "running", "finished", "failed", "dropped", "stuck" };
 	uint32_t tally[2][5] = { 0 };
-	uint64_t tasks = 0;
+	uint64_t tasks = 0, refused = 0;
 	unsigned shown = 0;
 	int result = EXIT_FINE;
 
@@ -544,6 +576,7 @@ static int report(struct session *all, uint32_t count)
 
 		finish(s, STUCK, "nothing came");
 		tasks += s->ended_tasks;
+		refused += s->refused;
 		tally[s->reader][s->end]++;
 		if (!good) {
 			result = EXIT_FOUND;
@@ -552,7 +585,7 @@ static int report(struct session *all, uint32_t count)
 					s->ended_tasks, flood.tasks, s->sent_tasks, s->why);
 		}
 	}
-	printf("{\"tasks\": %" PRIu64, tasks);
+	printf("{\"tasks\": %" PRIu64 ", \"refused\": %" PRIu64, tasks, refused);
 	for (int reader = 0; reader < 2; reader++)
 		for (int end = FINISHED; end <= STUCK; end++)
 			printf(", \"%s_%s\": %u", reader ? "readers" : "writers", name[end], tally[reader][end]);

@@ -130,6 +130,8 @@ pub struct ScsiCommand {
     pub write: bool,
     /// How many bytes it expects to move; the write half of a bidirectional command.
     pub expected_data_transfer_length: u32,
+    /// How many of these may come without being asked for: what travels with the command, and what follows it without an R2T.
+    pub unsolicited_length: u32,
     /// How many bytes it expects to read, if the command is bidirectional.
     pub bidi_read_length: Option<u32>,
     /// Delivered outside of CmdSN order.
@@ -148,6 +150,13 @@ pub enum DataOut {
         /// How many bytes the command wants; fewer come if the initiator expected to send fewer.
         len: u32,
         /// Where they go: empty, with capacity for `len`.
+        buf: BytesMut,
+    },
+    /// Data, but no more than comes unsolicited until [`crate::Connection::solicit`]: for a daemon that has no memory for all of it now.
+    Hold {
+        /// As for `Receive`.
+        len: u32,
+        /// As for `Receive`.
         buf: BytesMut,
     },
 }

@@ -184,6 +184,9 @@ impl Connection {
         }
         loop {
             self.events().await?;
+            if let Some(session) = &mut self.session {
+                session.feed(&mut carrier!(self));
+            }
             self.outcomes()?;
             // What is there already may have been held up by answers that waited to be sent.
             let held_up = self.proto.is_output_full();

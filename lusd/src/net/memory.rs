@@ -1,14 +1,25 @@
 //! The bound on data memory: what commands hold in buffers, per connection and for the whole daemon.
 //!
-//! A command's buffer is charged in one piece before any of its data is received or read, and given back when the last byte of it was
-//! sent or written: so a command that has its buffer never waits for memory again, and there is no deadlock between half-received writes.
-//! Who gets nothing stops reading from its socket (TCP pushes back) and is woken when memory is given back.
+//! Memory is charged before data is received or read, and given back when the last byte of it was written or sent. What comes to nobody's
+//! asking (immediate and unsolicited data) must be charged when its command arrives, and may use all there is; what is asked for by R2T,
+//! and what is read, can wait, and leaves a quarter free.
+//!
+//! Why nothing waits for ever: a connection stops reading only while none of its commands waits for data that would come behind; and when
+//! all memory is held by commands that wait for more of it, the reserve, of which there is one in the daemon, lets one after the other end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+
+/// The reserve, bytes: what one command needs at most, which is its data and, to verify it, the same again.
+pub const RESERVE_BYTES: usize = 2 * lusd_scsi::MAX_TRANSFER_BYTES as usize;
+
+/// What of `limit` may be used by what can wait.
+const fn spare(limit: usize) -> usize {
+    limit / 4 * 3
+}
 
 /// Data memory of the daemon. Sizes in bytes.
 #[derive(Debug)]
@@ -17,6 +28,7 @@ pub struct DataMemory {
     used: AtomicUsize,
     waiting: AtomicUsize,
     freed: Notify,
+    reserve_taken: AtomicBool,
 }
 
 impl DataMemory {
@@ -27,6 +39,7 @@ impl DataMemory {
             used: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
+            reserve_taken: AtomicBool::new(false),
         })
     }
 
@@ -38,7 +51,7 @@ impl DataMemory {
     /// True while so much is used that command windows should close: above three quarters.
     #[inline]
     pub fn is_tight(&self) -> bool {
-        self.used() > self.limit / 4 * 3
+        self.used() > spare(self.limit)
     }
 
     fn take(counter: &AtomicUsize, limit: usize, bytes: usize) -> bool {
@@ -85,16 +98,42 @@ impl ConnectionMemory {
         &self.daemon
     }
 
-    /// Takes `bytes`, or nothing when that would pass one of the bounds.
+    /// Takes `bytes` for what cannot wait, or nothing when that would pass one of the bounds.
     pub fn try_charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        if !DataMemory::take(&self.used, self.limit, bytes) {
+        self.try_charge_to(bytes, self.limit, self.daemon.limit)
+    }
+
+    /// Takes `bytes` for what can wait, or nothing when that would leave less than a quarter free.
+    pub fn try_charge_spare(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        self.try_charge_to(bytes, spare(self.limit), spare(self.daemon.limit))
+    }
+
+    fn try_charge_to(self: &Arc<Self>, bytes: usize, limit: usize, daemon_limit: usize) -> Option<Charge> {
+        if !DataMemory::take(&self.used, limit, bytes) {
             return None;
         }
-        if !DataMemory::take(&self.daemon.used, self.daemon.limit, bytes) {
+        if !DataMemory::take(&self.daemon.used, daemon_limit, bytes) {
             self.used.fetch_sub(bytes, SeqCst);
             return None;
         }
-        Some(Charge { memory: self.clone(), bytes })
+        Some(Charge { memory: self.clone(), bytes, reserve: false })
+    }
+
+    /// Takes `bytes` of the reserve, past both bounds: for one command at a time in the whole daemon, at most [`RESERVE_BYTES`].
+    pub fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        assert!(bytes <= RESERVE_BYTES, "more than the reserve");
+        if self.daemon.reserve_taken.swap(true, SeqCst) {
+            return None;
+        }
+        self.used.fetch_add(bytes, SeqCst);
+        self.daemon.used.fetch_add(bytes, SeqCst);
+        Some(Charge { memory: self.clone(), bytes, reserve: true })
+    }
+
+    /// True while a quarter of the share is used, or the daemon's memory is tight: what can wait is to wait until all that is there has
+    /// been read.
+    pub fn is_scarce(&self) -> bool {
+        self.used.load(SeqCst) > self.limit / 4 || self.daemon.is_tight()
     }
 }
 
@@ -103,9 +142,18 @@ impl ConnectionMemory {
 pub struct Charge {
     memory: Arc<ConnectionMemory>,
     bytes: usize,
+    reserve: bool,
 }
 
 impl Charge {
+    /// Both as one.
+    pub fn join(mut self, mut other: Self) -> Self {
+        assert!(Arc::ptr_eq(&self.memory, &other.memory), "charges of two connections");
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.reserve |= std::mem::take(&mut other.reserve);
+        self
+    }
+
     /// `data`, which gives the charge back when its last reference is gone.
     pub fn attach(self, data: Bytes) -> Bytes {
         Bytes::from_owner(Charged { data, _charge: self })
@@ -117,6 +165,9 @@ impl Drop for Charge {
         self.memory.used.fetch_sub(self.bytes, SeqCst);
         let daemon = &self.memory.daemon;
         daemon.used.fetch_sub(self.bytes, SeqCst);
+        if self.reserve {
+            daemon.reserve_taken.store(false, SeqCst);
+        }
         if daemon.waiting.load(SeqCst) > 0 {
             daemon.freed.notify_waiters();
         }
@@ -156,6 +207,19 @@ mod tests {
         drop(part);
         drop(second);
         assert_eq!((daemon.used(), a.used.load(SeqCst), b.used.load(SeqCst)), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_reserve_is_for_one_at_a_time() {
+        let daemon = DataMemory::new(100);
+        let (a, b) = (ConnectionMemory::new(daemon.clone(), 50), ConnectionMemory::new(daemon.clone(), 50));
+        let (held, _b) = (a.try_charge(50).unwrap(), b.try_charge(50).unwrap());
+        let held = held.join(a.try_reserve(30).unwrap());
+        assert!(b.try_reserve(30).is_none());
+        assert_eq!(daemon.used(), 130);
+        drop(held);
+        drop(b.try_reserve(30).unwrap());
+        assert_eq!(daemon.used(), 50);
     }
 
     #[tokio::test]

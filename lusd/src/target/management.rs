@@ -135,7 +135,7 @@ impl Session {
                 self.set(tag, Task::Aborted);
                 true
             }
-            Some(Task::Collecting { .. } | Task::Parked { .. }) => {
+            Some(Task::Collecting { .. } | Task::Hungry { .. } | Task::Parked { .. }) => {
                 proto.abandon(tag);
                 false
             }
@@ -156,9 +156,10 @@ impl Session {
             let Some((tag, task)) = &self.tasks[index] else { continue };
             let tag = *tag;
             let ends = match task {
-                Task::Collecting { unit, .. } | Task::Parked { unit, .. } | Task::Running { unit, .. } => {
-                    of(unit)
-                }
+                Task::Collecting { unit, .. }
+                | Task::Hungry { unit, .. }
+                | Task::Parked { unit, .. }
+                | Task::Running { unit, .. } => of(unit),
                 // Which unit it was on is forgotten; waiting for one too many is safe.
                 Task::Aborted => true,
             };

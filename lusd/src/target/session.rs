@@ -3,7 +3,7 @@
 //! ```text
 //!   Command ─ plan ─┬─ Reply ──────────────────────────────────────────────► respond
 //!                   ├─ wants data-out ─ accept ─ Collecting ─ DataOut ─┐
-//!                   └─ Block ──────────────────────────────────────────┴─► gate ─┬─ Running ─ Outcome ─► respond
+//!                   └─ Block ─ (Hungry: no memory to read into) ───────┴─► gate ─┬─ Running ─ Outcome ─► respond
 //!                                                                                └─ Parked (a barrier is held) ─ again
 //! ```
 //!
@@ -84,7 +84,17 @@ impl SessionView for Luns {
 /// Where a task stands.
 pub(super) enum Task {
     /// Its data-out is on the way.
-    Collecting { lun: Lun, unit: Arc<Unit>, plan: Plan, charge: Charge, reset_generation: u64 },
+    Collecting {
+        lun: Lun,
+        unit: Arc<Unit>,
+        plan: Plan,
+        charge: Charge,
+        /// Bytes that are not charged yet: what they are for has not been asked for.
+        missing: usize,
+        reset_generation: u64,
+    },
+    /// A read that waits for memory.
+    Hungry { lun: Lun, unit: Arc<Unit>, plan: Plan, missing: usize, reset_generation: u64 },
     /// A barrier is held on its unit.
     Parked { unit: Arc<Unit>, work: Work, charge: Option<Charge>, reply: Reply, reset_generation: u64 },
     /// Between the two passages of the gate.
@@ -116,6 +126,8 @@ pub struct Session {
     pub(super) waiting: Option<ScsiCommand>,
     /// Set while any task is parked.
     parked: bool,
+    /// Set while any task waits for memory.
+    hungry: bool,
     pub(super) management: Management,
 }
 
@@ -140,6 +152,7 @@ impl Session {
             tasks: Vec::new(),
             waiting: None,
             parked: false,
+            hungry: false,
             management: Management::default(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
@@ -149,7 +162,7 @@ impl Session {
 
     /// True while a command waits for data memory.
     pub fn waits_for_memory(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() || self.hungry
     }
 
     /// Takes a new view over, if there is one.
@@ -206,6 +219,7 @@ impl Session {
                 }
             }
         }
+        self.feed(cx);
         self.answer_management(cx.proto);
         if let Some(command) = self.waiting.take() {
             self.command(command, cx);
@@ -245,40 +259,124 @@ impl Session {
         }
         plan.limit_data_in(&unit.scsi, if command.read { edtl } else { 0 });
         let wanted = plan.transfer_out.min(available) as usize;
-        if wanted > 0 {
-            let Some(charge) = cx.memory.try_charge(wanted) else {
-                self.waiting = Some(command);
-                return Flow::NoMemory;
-            };
-            let reset_generation = unit.reset_generation();
-            self.set(tag, Task::Collecting { lun, unit, plan, charge, reset_generation });
-            cx.proto
-                .accept(tag, DataOut::Receive { len: wanted as u32, buf: BytesMut::with_capacity(wanted) });
-            return Flow::Taken;
-        }
-        let needs = match &plan.step {
+        let read_bytes = match &plan.step {
             Step::Block(op) if unit.reads_into_buffers() => Work::read_bytes_of(op),
             _ => 0,
         };
-        let charge = match needs {
+        if wanted > 0 {
+            return self.collect(command, lun, unit, plan, wanted, read_bytes, cx);
+        }
+        cx.proto.accept(tag, DataOut::None);
+        let charge = match read_bytes {
             0 => None,
-            bytes => match cx.memory.try_charge(bytes) {
+            missing => match cx.memory.try_charge_spare(missing) {
                 Some(charge) => Some(charge),
+                None => {
+                    let reset_generation = unit.reset_generation();
+                    self.set(tag, Task::Hungry { lun, unit, plan, missing, reset_generation });
+                    self.hungry = true;
+                    return Flow::Taken;
+                }
+            },
+        };
+        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, cx);
+        Flow::Taken
+    }
+
+    /// Takes over a command with data-out, or refuses it with TASK SET FULL, or keeps it until there is memory.
+    #[expect(clippy::too_many_arguments, reason = "a command's parts, taken apart by the caller")]
+    fn collect(
+        &mut self,
+        command: ScsiCommand,
+        lun: Lun,
+        unit: Arc<Unit>,
+        plan: Plan,
+        wanted: usize,
+        read_bytes: usize,
+        cx: &mut Carrier<'_>,
+    ) -> Flow {
+        let tag = command.tag;
+        let (all, at_once) = (wanted + read_bytes, wanted.min(command.unsolicited_length as usize));
+        let whole = if cx.memory.is_scarce() && at_once < all { None } else { cx.memory.try_charge(all) };
+        let (charge, missing) = match whole {
+            Some(charge) => (charge, 0),
+            None => match cx.memory.try_charge(at_once) {
+                Some(charge) => (charge, all - at_once),
+                None if self
+                    .tasks
+                    .iter()
+                    .flatten()
+                    .any(|(_, task)| matches!(task, Task::Collecting { .. })) =>
+                {
+                    // Not reading on would keep from these what they wait for.
+                    debug!(lu = %unit.name, bytes = at_once, "no memory: TASK SET FULL");
+                    let status = Status::TaskSetFull as u8;
+                    let (data_in, transfer_length) = (Bytes::new(), plan.transfer_out);
+                    cx.proto.respond(tag, Response { status, sense: &[], data_in, transfer_length });
+                    return Flow::Taken;
+                }
                 None => {
                     self.waiting = Some(command);
                     return Flow::NoMemory;
                 }
             },
         };
-        cx.proto.accept(tag, DataOut::None);
-        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, cx);
+        let (len, buf) = (wanted as u32, BytesMut::with_capacity(wanted));
+        let reset_generation = unit.reset_generation();
+        self.set(tag, Task::Collecting { lun, unit, plan, charge, missing, reset_generation });
+        self.hungry |= missing > 0;
+        cx.proto.accept(
+            tag,
+            if missing > 0 { DataOut::Hold { len, buf } } else { DataOut::Receive { len, buf } },
+        );
         Flow::Taken
+    }
+
+    /// Gives memory to tasks that wait for it. To be called when all that is there has been read, too.
+    pub fn feed(&mut self, cx: &mut Carrier<'_>) {
+        if !self.hungry {
+            return;
+        }
+        let take = |bytes| cx.memory.try_charge_spare(bytes).or_else(|| cx.memory.try_reserve(bytes));
+        self.hungry = false;
+        let mut fed = Vec::new();
+        for (tag, task) in self.tasks.iter_mut().flatten() {
+            match task {
+                Task::Collecting { missing, .. } | Task::Hungry { missing, .. } if *missing > 0 => {
+                    match take(*missing) {
+                        Some(more) => fed.push((*tag, more)),
+                        None => {
+                            self.hungry = true;
+                            break;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (tag, more) in fed {
+            match self.take(tag) {
+                Some(Task::Collecting { lun, unit, plan, charge, reset_generation, .. }) => {
+                    let charge = charge.join(more);
+                    self.set(tag, Task::Collecting { lun, unit, plan, charge, missing: 0, reset_generation });
+                    cx.proto.solicit(tag);
+                }
+                Some(Task::Hungry { lun, unit, plan, reset_generation, .. }) => {
+                    if unit.reset_generation() == reset_generation {
+                        self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), cx);
+                    } else {
+                        cx.proto.abandon(tag);
+                    }
+                }
+                _ => unreachable!("looked at above"),
+            }
+        }
     }
 
     /// All data-out of a task is there.
     pub fn data_out(&mut self, tag: TaskTag, data: BytesMut, cx: &mut Carrier<'_>) {
         match self.take(tag) {
-            Some(Task::Collecting { lun, unit, plan, charge, reset_generation }) => {
+            Some(Task::Collecting { lun, unit, plan, charge, reset_generation, .. }) => {
                 if unit.reset_generation() == reset_generation {
                     self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), cx);
                 } else {

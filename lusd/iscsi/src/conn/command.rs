@@ -37,6 +37,13 @@ impl Connection {
             read: pdu.read,
             write: pdu.write,
             expected_data_transfer_length: pdu.expected_data_transfer_length,
+            unsolicited_length: if !pdu.write {
+                0
+            } else if pdu.is_final {
+                head.bhs.data_segment_length().min(pdu.expected_data_transfer_length)
+            } else {
+                self.params.first_burst_length.min(pdu.expected_data_transfer_length)
+            },
             bidi_read_length,
             immediate: pdu.immediate,
             cmd_sn: pdu.cmd_sn,
@@ -62,7 +69,7 @@ impl Connection {
 
     /// Says what a command wants of its initiator. Reading goes on.
     ///
-    /// With [`DataOut::Receive`] an [`Event::DataOut`] or [`Event::DataOutFailed`] follows.
+    /// With [`DataOut::Receive`], and with [`DataOut::Hold`] after [`Connection::solicit`], an [`Event::DataOut`] or [`Event::DataOutFailed`] follows.
     ///
     /// # Panics
     /// If the task has ended or was accepted before; if the buffer is not empty or too small, or more is asked for than
@@ -75,9 +82,10 @@ impl Connection {
             return;
         }
         self.wait = Wait::Nothing;
-        if let DataOut::Receive { len, buf } = data_out {
+        let held = matches!(data_out, DataOut::Hold { .. });
+        if let DataOut::Receive { len, buf } | DataOut::Hold { len, buf } = data_out {
             assert!(len <= self.config.task_data_bytes_max, "{len} bytes for one task");
-            self.start_transfer(tag, len, buf);
+            self.start_transfer(tag, len, buf, held);
         }
         if !self.framer.in_segment() {
             self.current = Current::Ignored;

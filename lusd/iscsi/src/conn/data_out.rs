@@ -25,7 +25,7 @@ pub(super) fn transfer(session: &mut Session, tag: TaskTag) -> &mut Transfer {
 
 impl Connection {
     /// The command of the current PDU wants data; `current` still names it.
-    pub(super) fn start_transfer(&mut self, tag: TaskTag, len: u32, buf: BytesMut) {
+    pub(super) fn start_transfer(&mut self, tag: TaskTag, len: u32, buf: BytesMut, held: bool) {
         assert!(buf.is_empty() && buf.capacity() >= len as usize, "the buffer of {tag:?} does not fit");
         let immediate = self.current_bhs.data_segment_length();
         let params = &self.params;
@@ -37,6 +37,7 @@ impl Connection {
             next_offset: 0,
             unsolicited: (!task.is_final).then_some(Serial(0)),
             r2ts: SmallVec::new(),
+            held,
             r2t_offset: 0,
             failed: None,
             progress: self.now,
@@ -51,6 +52,24 @@ impl Connection {
         }
         task.state = TaskState::Receiving(transfer);
         self.timers.expect_data(self.now + self.config.data_out_timeout);
+    }
+
+    /// Asks for the rest of the data of a command that was accepted with [`crate::DataOut::Hold`].
+    ///
+    /// # Panics
+    /// If the task has ended, or receives no data any more.
+    pub fn solicit(&mut self, tag: TaskTag) {
+        if self.is_closed() {
+            return;
+        }
+        let now = self.now;
+        let transfer = transfer(&mut self.session, tag);
+        transfer.held = false;
+        transfer.progress = now;
+        // Before the end of its immediate data it is the end of that which asks.
+        if !matches!(self.current, Current::Command(current) if current == tag) {
+            self.advance(tag);
+        }
     }
 
     /// The data that came with a command is here.
@@ -175,7 +194,7 @@ impl Connection {
                 }
                 return;
             }
-            if transfer.r2ts.len() >= usize::from(self.params.max_outstanding_r2t) {
+            if transfer.held || transfer.r2ts.len() >= usize::from(self.params.max_outstanding_r2t) {
                 return;
             }
             self.send_r2t(tag);

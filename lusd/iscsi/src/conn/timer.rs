@@ -145,7 +145,7 @@ impl Connection {
         let mut oldest: Option<Instant> = None;
         for task in self.session.tasks.iter_mut() {
             if let TaskState::Receiving(transfer) = &mut task.state {
-                if blocked {
+                if blocked || !transfer.is_promised() {
                     transfer.progress = now;
                 }
                 oldest = Some(oldest.map_or(transfer.progress, |at| at.min(transfer.progress)));

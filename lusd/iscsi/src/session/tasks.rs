@@ -36,6 +36,8 @@ pub(crate) struct Transfer {
     pub unsolicited: Option<Serial>,
     /// Outstanding R2Ts, oldest first: data comes in their order (DataSequenceInOrder=Yes).
     pub r2ts: SmallVec<[OutstandingR2t; 2]>,
+    /// No R2T is sent before the daemon says so.
+    pub held: bool,
     /// First byte that no R2T has asked for yet.
     pub r2t_offset: u32,
     /// Why the data cannot be had; then the rest of what was asked for is waited for and dropped (RFC 7143 7.8).
@@ -45,6 +47,11 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
+    /// True while the initiator has been asked for, or sends of its own accord, what has not come.
+    pub(crate) fn is_promised(&self) -> bool {
+        self.unsolicited.is_some() || !self.r2ts.is_empty()
+    }
+
     pub(crate) fn fail(&mut self, condition: IscsiCondition) {
         self.failed.get_or_insert(condition);
     }
