@@ -430,3 +430,40 @@ fn a_segment_longer_than_declared_ends_the_connection() {
     assert_eq!(peer.pdu().opcode(), Opcode::Reject);
     assert!(matches!(peer.event(), Event::Closed(CloseReason::DataSegmentTooLong(262_145))));
 }
+
+#[test]
+fn held_data_is_asked_for_when_the_daemon_says_so() {
+    let config = Config { data_out_timeout: Duration::from_secs(5), ..Config::default() };
+    let mut peer = Peer::logged_in(config, UNASKED);
+    let whole = pattern(20_000);
+    let command = ScsiCommand { is_final: false, ..peer.write_command(20_000) };
+    peer.send(command.to_bhs(), &whole[..3000]);
+    let Event::Command(event) = peer.event() else { panic!("no command") };
+    assert_eq!(event.unsolicited_length, 8192);
+    let tag = event.tag;
+    peer.conn.accept(tag, DataOut::Hold { len: 20_000, buf: bytes::BytesMut::with_capacity(20_000) });
+    peer.data_out(&unsolicited(&command, 0, 3000, true), &whole[3000..8192]);
+    peer.no_pdu();
+    // Nothing was promised, so nothing is late.
+    peer.pass(Duration::from_secs(20));
+    peer.pdus();
+    assert!(!peer.conn.is_closed());
+    peer.conn.solicit(tag);
+    let r2t = peer.pdu().r2t();
+    assert_eq!((r2t.buffer_offset, r2t.desired_data_transfer_length), (8192, 11_808));
+    peer.answer(&r2t, &whole, 5000);
+    assert_eq!(peer.data_out_event().1, whole);
+    peer.good(tag);
+}
+
+#[test]
+fn held_data_that_has_come_unsolicited_needs_no_asking() {
+    let mut peer = Peer::logged_in(Config::default(), UNASKED);
+    let command = peer.write_command(4 * KIB);
+    peer.send(command.to_bhs(), &pattern(4096));
+    let Event::Command(event) = peer.event() else { panic!("no command") };
+    assert_eq!(event.unsolicited_length, 4 * KIB);
+    peer.conn.accept(event.tag, DataOut::Hold { len: 4 * KIB, buf: bytes::BytesMut::with_capacity(4096) });
+    assert_eq!(&peer.data_out_event().1[..], &pattern(4096)[..]);
+    peer.good(event.tag);
+}
