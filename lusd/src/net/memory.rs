@@ -55,12 +55,10 @@ impl DataMemory {
     }
 
     fn take(counter: &AtomicUsize, limit: usize, bytes: usize) -> bool {
-        let before = counter.fetch_add(bytes, SeqCst);
-        if before.checked_add(bytes).is_some_and(|sum| sum <= limit) {
-            return true;
-        }
-        counter.fetch_sub(bytes, SeqCst);
-        false
+        // Nobody may see what was not granted: it would keep others from what there is, and close their windows.
+        counter
+            .fetch_update(SeqCst, SeqCst, |used| used.checked_add(bytes).filter(|sum| *sum <= limit))
+            .is_ok()
     }
 
     /// Waits until memory was given back since `try_charge` last failed (or shortly: the caller tries again).

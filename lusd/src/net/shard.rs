@@ -236,6 +236,9 @@ pub struct Shard {
 
 impl Shard {
     /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
+    ///
+    /// `reset_generation` is the unit's at the time that the task arrived. It is looked at again inside the gate: a reset raises it before
+    /// it takes its barrier, so either the barrier waits for the operation, or the operation sees that its task has ended.
     pub fn start(
         &self,
         unit: &Arc<Unit>,
@@ -243,13 +246,18 @@ impl Shard {
         charge: Option<Charge>,
         inbox: &Rc<Inbox>,
         tag: TaskTag,
+        reset_generation: u64,
     ) -> Started {
-        let reset_generation = unit.reset_generation();
         let permit = match unit.gate.enter(self.index) {
             Ok(permit) => permit,
             Err(Refused::Held) => return Started::Held(work, charge),
             Err(Refused::Shut) => return Started::Shut,
         };
+        if unit.reset_generation() != reset_generation {
+            // Nothing was submitted, so there is no outcome that the verdict could be about.
+            let _ = unit.gate.leave(permit);
+            return Started::Done(Outcome::Aborted);
+        }
         let (parts, then) = work.first();
         let op = Op {
             unit: unit.clone(),

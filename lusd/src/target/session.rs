@@ -213,7 +213,7 @@ impl Session {
                     unreachable!("looked at above")
                 };
                 if unit.reset_generation() == reset_generation {
-                    self.start(tag, unit, work, charge, reply, cx);
+                    self.start(tag, unit, work, charge, reply, reset_generation, cx);
                 } else {
                     cx.proto.abandon(tag);
                 }
@@ -267,19 +267,19 @@ impl Session {
             return self.collect(command, lun, unit, plan, wanted, read_bytes, cx);
         }
         cx.proto.accept(tag, DataOut::None);
+        let reset_generation = unit.reset_generation();
         let charge = match read_bytes {
             0 => None,
             missing => match cx.memory.try_charge_spare(missing) {
                 Some(charge) => Some(charge),
                 None => {
-                    let reset_generation = unit.reset_generation();
                     self.set(tag, Task::Hungry { lun, unit, plan, missing, reset_generation });
                     self.hungry = true;
                     return Flow::Taken;
                 }
             },
         };
-        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, cx);
+        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, reset_generation, cx);
         Flow::Taken
     }
 
@@ -363,7 +363,7 @@ impl Session {
                 }
                 Some(Task::Hungry { lun, unit, plan, reset_generation, .. }) => {
                     if unit.reset_generation() == reset_generation {
-                        self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), cx);
+                        self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), reset_generation, cx);
                     } else {
                         cx.proto.abandon(tag);
                     }
@@ -378,7 +378,7 @@ impl Session {
         match self.take(tag) {
             Some(Task::Collecting { lun, unit, plan, charge, reset_generation, .. }) => {
                 if unit.reset_generation() == reset_generation {
-                    self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), cx);
+                    self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), reset_generation, cx);
                 } else {
                     cx.proto.abandon(tag);
                 }
@@ -409,6 +409,7 @@ impl Session {
         plan: Plan,
         data: Bytes,
         charge: Option<Charge>,
+        reset_generation: u64,
         cx: &mut Carrier<'_>,
     ) {
         let transfer_length = plan.transfer_in.max(plan.transfer_out);
@@ -430,9 +431,10 @@ impl Session {
         };
         let at = op.ranges().first().map_or(0, |range| range.offset);
         let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
-        self.start(tag, unit, Work { op, data }, charge, reply, cx);
+        self.start(tag, unit, Work { op, data }, charge, reply, reset_generation, cx);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
     fn start(
         &mut self,
         tag: TaskTag,
@@ -440,12 +442,13 @@ impl Session {
         work: Work,
         charge: Option<Charge>,
         reply: Reply,
+        reset_generation: u64,
         cx: &mut Carrier<'_>,
     ) {
         if let Err(check) = unit.scsi.admit(&work.op) {
             return refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
         }
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag) {
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag, reset_generation) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Done(Outcome::Revoked) => {
                 // The outcome is not ours to tell: the next look at the handle resets the session.
@@ -454,7 +457,6 @@ impl Session {
             }
             Started::Done(outcome) => answer(cx.proto, tag, &unit, reply, outcome),
             Started::Held(work, charge) => {
-                let reset_generation = unit.reset_generation();
                 self.parked = true;
                 self.set(tag, Task::Parked { unit, work, charge, reply, reset_generation });
             }
