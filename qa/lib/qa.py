@@ -210,7 +210,7 @@ def fio_name(url):
 
 def fio(url, *options, digest=False, timeout=600):
     """Runs fio on a LUN and returns its report (JSON). The same words are used for every gateway."""
-    argv = [fio_binary(), "--name=qa", "--ioengine=libiscsi", "--thread", f"--filename={fio_name(url)}", "--output-format=json", *options]
+    argv = [fio_binary(), "--name=qa", "--ioengine=libiscsi", "--thread", f"--filename={fio_name(url)}", "--output-format=json", "--verify_state_save=0", *options]
     result = run(argv, check=False, timeout=timeout, env=digest_env() if digest else None)
     begin = result.stdout.find("{")
     try:

@@ -247,6 +247,11 @@ impl Task {
         let state = State::Waiting(text);
         if *self.state.borrow() != state {
             warn!(reason = %trouble, "not served");
+            if trouble.is_forbidden() {
+                warn!(
+                    "if its pool was allowed after this daemon started: restart it, a client keeps the capabilities it connected with"
+                );
+            }
             self.set(state);
         }
     }

@@ -86,6 +86,11 @@ impl Trouble {
             _ => false,
         }
     }
+
+    /// The client's capabilities do not reach it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Ceph(error) if error.is_permission_denied())
+    }
 }
 
 /// Everything that one attempt touches.

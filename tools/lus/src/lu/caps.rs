@@ -55,6 +55,7 @@ fn refuse(missing: &[Entity], pool: &str, namespace: &str) -> Result<()> {
     for entity in missing {
         let _ = write!(text, "\n    {}", caps_command(entity, pool, namespace));
     }
+    text += "\nthen restart the daemon: a running one keeps the capabilities it had when it connected";
     Err(Failure::new(Errno::EACCES, text))
 }
 
@@ -178,7 +179,8 @@ mod tests {
             failure.to_string(),
             "Error EACCES: the capabilities of client.lus.a do not reach pool 'ssd'; allow it with:\n    \
              ceph auth caps client.lus.a mon 'profile rbd, allow command \"osd blocklist\"' \
-             osd 'allow rwx pool=.lus, profile rbd pool=ssd'"
+             osd 'allow rwx pool=.lus, profile rbd pool=ssd'\n\
+             then restart the daemon: a running one keeps the capabilities it had when it connected"
         );
         let bare = Entity { entity: "client.lus.b".into(), ..Entity::default() };
         assert_eq!(
