@@ -1,0 +1,187 @@
+//! Reads and writes: every way that data takes, residual counts, errors.
+
+use lusd::lun::backend::Backend;
+use lusd::lun::ram::RamStore;
+use lusd_scsi::BlockSize;
+
+use crate::gateway::{Gateway, HOST, OTHER_HOST, limits};
+use crate::initiator::{Command, pattern};
+
+const UNASKED: &str = "InitialR2T=No\0ImmediateData=Yes\0FirstBurstLength=65536\0MaxBurstLength=131072\0\
+                       MaxOutstandingR2T=2\0MaxRecvDataSegmentLength=65536\0";
+
+#[test]
+fn what_was_written_in_any_way_is_read() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    // Data with the command, after it unasked for, and in all.
+    let ways = [
+        (512, 0, 512),
+        (0, 512, 512),
+        (0, 0, 512),
+        (65_536, 0, 65_536),
+        (4096, 61_440, 65_536),
+        (1003, 1001, 12_288),
+        (0, 65_536, 131_072),
+        (8192, 0, 300_032),
+        (0, 0, 1_000_448),
+        (1024, 64_512, 2_097_152),
+    ];
+    for keys in [UNASKED, &format!("{UNASKED}MaxOutstandingR2T=1\0").replacen("MaxOutstandingR2T=2\0", "", 1)]
+    {
+        let mut host = gateway.session_of(HOST, keys);
+        let mut lba = 1;
+        for (seed, (immediate, unsolicited, len)) in ways.into_iter().enumerate() {
+            let data = pattern(seed as u32, len);
+            let write = Command { immediate, unsolicited, ..Command::write(lba, &data) };
+            let answer = host.run(&write).good();
+            assert_eq!((answer.underflow, answer.overflow, answer.data.len()), (0, 0, 0), "{len} bytes");
+            let answer = host.run(&Command::read(lba, (len / 512) as u16)).good();
+            assert!(answer.data == data, "{len} bytes at block {lba} differ");
+            lba += (len / 512) as u32;
+        }
+        let whole: Vec<u8> =
+            ways.iter().enumerate().flat_map(|(seed, way)| pattern(seed as u32, way.2)).collect();
+        let answer = host.run(&Command::read(1, (whole.len() / 512) as u16)).good();
+        assert!(answer.data == whole, "no write has touched another");
+        assert!(host.run(&Command::read(0, 1)).good().data == [0; 512]);
+    }
+    gateway.memory_is_back();
+}
+
+#[test]
+fn many_commands_at_once_are_answered_each_with_its_own() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session_of(HOST, UNASKED);
+    let data = |i: u32| pattern(i, 16_384);
+    let writes: Vec<_> = (0..32).map(|i| host.submit(&Command::write(i * 32, &data(i)))).collect();
+    for tag in writes {
+        host.answer(tag).good();
+    }
+    let reads: Vec<_> = (0..32).map(|i| (i, host.submit(&Command::read(i * 32, 32)))).collect();
+    for (i, tag) in reads.into_iter().rev() {
+        assert!(host.answer(tag).good().data == data(i), "command {i}");
+    }
+}
+
+#[test]
+fn null_takes_everything_and_reads_zeros() {
+    let gateway = Gateway::start(limits(), 1);
+    gateway.show(&[(0, &gateway.null())]);
+    let mut host = gateway.session_of(HOST, UNASKED);
+    host.run(&Command::write(7, &pattern(1, 300_032))).good();
+    assert!(host.run(&Command::read(7, 2048)).good().data == vec![0; 1 << 20]);
+}
+
+#[test]
+fn residuals_are_counted() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let data = pattern(3, 8192);
+    host.run(&Command::write(0, &data)).good();
+
+    let answer = host.run(&Command { reads: 8192, ..Command::read(0, 8) }).good();
+    assert_eq!((answer.underflow, answer.overflow), (4096, 0));
+    assert_eq!(answer.data, data[..4096]);
+    let answer = host.run(&Command { reads: 1024, ..Command::read(0, 8) }).good();
+    assert_eq!((answer.underflow, answer.overflow), (0, 3072));
+    assert_eq!(answer.data, data[..1024]);
+
+    // The host has more, or less, than the CDB writes.
+    let eight = |lba, data: &[u8]| Command { cdb: Command::write_cdb(lba, 8), ..Command::write(lba, data) };
+    for immediate in [0, 1024] {
+        let fresh = pattern(4 + immediate as u32, 8192);
+        let answer = host.run(&eight(100, &fresh).immediate(immediate)).good();
+        assert_eq!((answer.underflow, answer.overflow), (4096, 0));
+        let read = host.run(&Command::read(100, 16)).good().data;
+        assert_eq!((&read[..4096], &read[4096..]), (&fresh[..4096], &[0; 4096][..]));
+        let answer = host.run(&eight(200, &fresh[..1024]).immediate(immediate)).good();
+        assert_eq!((answer.underflow, answer.overflow), (0, 3072));
+        let read = host.run(&Command::read(200, 8)).good().data;
+        assert_eq!((&read[..1024], &read[1024..]), (&fresh[..1024], &[0; 3072][..]));
+    }
+    gateway.memory_is_back();
+}
+
+#[test]
+fn errors_say_what_is_wrong_and_change_nothing() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let blocks = unit.scsi.blocks() as u32;
+    let data = pattern(5, 4096);
+    host.run(&Command::write(blocks - 8, &data).all_immediate()).good();
+
+    const OUT_OF_RANGE: (u8, u8, u8) = (5, 0x21, 0x00);
+    assert_eq!(host.fails(&Command::read(blocks - 7, 8)), OUT_OF_RANGE);
+    for immediate in [0, 512, 4096] {
+        let write = Command::write(blocks - 7, &pattern(6, 4096)).immediate(immediate);
+        assert_eq!(host.fails(&write), OUT_OF_RANGE);
+    }
+    assert_eq!(host.run(&Command::read(blocks - 8, 8)).good().data, data);
+    let invalid_opcode = (5, 0x20, 0x00);
+    assert_eq!(host.fails(&Command::new(&[0xff])), invalid_opcode);
+    let no_such_lun = (5, 0x25, 0x00);
+    assert_eq!(host.fails(&Command::test_unit_ready().on(9)), no_such_lun);
+    assert_eq!(host.fails(&Command::write(0, &data).all_immediate().on(9)), no_such_lun);
+
+    // VERIFY (10) with BYTCHK compares: MISCOMPARE, with the byte's offset in INFORMATION.
+    let mut verify = Command::write(blocks - 8, &data);
+    (verify.cdb[0], verify.cdb[1]) = (0x2f, 0x02);
+    host.run(&verify).good();
+    verify.data[700] ^= 1;
+    assert_eq!(host.fails(&verify), (0x0e, 0x1d, 0x00));
+    gateway.memory_is_back();
+}
+
+#[test]
+fn blocks_of_4096_bytes() {
+    const CAPACITY: u64 = 16 << 20;
+    let gateway = Gateway::start(limits(), 1);
+    let unit = gateway.unit(CAPACITY, BlockSize::B4096, Backend::Ram(RamStore::new(CAPACITY)));
+    gateway.show(&[(0, &unit)]);
+    let mut host = gateway.session();
+    let capacity = host.run(&Command { reads: 8, ..Command::new(&[0x25]) }).good().data;
+    assert_eq!(capacity, [(CAPACITY as u32 / 4096 - 1).to_be_bytes(), 4096u32.to_be_bytes()].concat());
+    let data = pattern(8, 5 * 4096);
+    let write = Command { cdb: Command::write_cdb(3, 5), ..Command::write(3, &data) };
+    host.run(&write).good();
+    let read = |lba, blocks| Command { reads: u32::from(blocks) * 4096, ..Command::read(lba, blocks) };
+    assert!(host.run(&read(3, 5)).good().data == data);
+    assert!(host.run(&read(2, 1)).good().data == [0; 4096]);
+    assert!(host.run(&read(7, 1)).good().data == data[4 * 4096..]);
+    assert_eq!(host.fails(&read(4092, 5)), (5, 0x21, 0x00));
+    // Half a block is never written: sense says that the data does not fit.
+    let half = Command { cdb: Command::write_cdb(3, 1), ..Command::write(3, &data[4096..6144]) };
+    assert_eq!(host.fails(&half).0, 0x05);
+    assert!(host.run(&read(3, 1)).good().data == data[..4096]);
+}
+
+/// Connections go to the shards in turn: these four are on two.
+#[test]
+fn two_shards_serve_one_unit() {
+    const ROUNDS: u32 = 25;
+    const BLOCKS: u32 = 24;
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let mut hosts: Vec<_> = (0..4).map(|i| gateway.session_of([HOST, OTHER_HOST][i % 2], UNASKED)).collect();
+    std::thread::scope(|scope| {
+        for (i, host) in hosts.iter_mut().enumerate() {
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let lba = (i as u32 * ROUNDS + round) * BLOCKS;
+                    let data = pattern(lba, BLOCKS as usize * 512);
+                    host.run(&Command::write(lba, &data).immediate(512)).good();
+                    assert!(host.run(&Command::read(lba, BLOCKS as u16)).good().data == data);
+                }
+            });
+        }
+    });
+    for (i, host) in hosts.iter_mut().enumerate() {
+        let theirs = (i as u32 + 1) % 4 * ROUNDS * BLOCKS;
+        for round in 0..ROUNDS {
+            let lba = theirs + round * BLOCKS;
+            let data = host.run(&Command::read(lba, BLOCKS as u16)).good().data;
+            assert!(data == pattern(lba, BLOCKS as usize * 512), "block {lba} as the other shard wrote it");
+        }
+    }
+    assert_eq!(unit.gate.inside(), 0);
+    gateway.memory_is_back();
+}

@@ -1,0 +1,185 @@
+//! Bytes that make no sense, after a login: connections end, the daemon does not.
+
+use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
+use crate::initiator::{Command, Initiator, Pdu, pattern};
+
+/// Set this to run other bytes, or those of a failure again.
+const SEED_VARIABLE: &str = "LUS_TEST_SEED";
+const SEED: u64 = 0x1057_9a7a_0bad_cafe;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // xorshift64*.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 32) % n
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var(SEED_VARIABLE).ok().map_or(SEED, |text| text.parse().expect("a number"));
+    assert_ne!(seed, 0);
+    eprintln!("{SEED_VARIABLE}={seed}");
+    seed
+}
+
+/// A PDU that is right in parts: most of its fields hold what they may hold.
+fn pdu(random: &mut Random, cmd_sn: &mut u32) -> Vec<u8> {
+    const OPCODES: [u8; 10] = [0x01, 0x01, 0x01, 0x05, 0x05, 0x02, 0x00, 0x04, 0x06, 0x10];
+    const CDBS: [u8; 22] = [
+        0x00, 0x03, 0x12, 0x15, 0x1a, 0x25, 0x28, 0x2a, 0x2e, 0x2f, 0x35, 0x41, 0x42, 0x55, 0x5a, 0x88, 0x8a,
+        0x8f, 0x93, 0x9e, 0xa0, 0xa3,
+    ];
+    let mut opcode = if random.below(30) == 0 { random.next() as u8 & 0x3f } else { random.one_of(&OPCODES) };
+    if opcode == 0x06 && random.below(8) > 0 {
+        opcode = 0x01;
+    }
+    let immediate = random.below(4) == 0;
+    let bhs = random.bytes(48);
+    let any = random.below(600) as usize;
+    let len = random.one_of(&[0, 0, 0, 8, 24, 512, 4096, any]);
+    let mut pdu = Pdu::new(opcode | if immediate { 0x40 } else { 0 }, bhs[1])
+        .put_u32(16, random.below(12) as u32)
+        .put_u32(20, random.one_of(&[0, 512, 4096, 65_536, 1 << 20, u32::MAX, u32::from(bhs[20])]))
+        .put_u32(24, *cmd_sn)
+        .put(28, &bhs[28..48])
+        .with(&random.bytes(len));
+    match opcode {
+        0x01 => {
+            pdu = pdu.put(1, &[bhs[1] & 0xe0 | random.one_of(&[0, 1, 1, 1, 2, 7])]).put(8, &[0, bhs[9] & 3]);
+            let blocks = random.one_of(&[0, 1, 8, 128, bhs[40]]);
+            let cdb = random.one_of(&CDBS);
+            // Ten bytes: a small address and length; others take them as they come.
+            pdu = pdu.put(32, &[cdb, bhs[33] & 0x1a, 0, 0, bhs[36] & 1, bhs[37], 0, 0, blocks, 0]);
+            if random.below(3) > 0 {
+                pdu = pdu.put(42, &[0, 0, 0, blocks, 0, 0]);
+            }
+        }
+        0x02 => {
+            pdu = pdu
+                .put(1, &[0x80 | random.below(9) as u8])
+                .put(8, &[0, bhs[9] & 3])
+                .put_u32(20, random.below(12) as u32)
+        }
+        0x05 => {
+            pdu = pdu.put(8, &[0, bhs[9] & 3]).put_u32(36, random.below(3) as u32);
+            pdu = pdu
+                .put_u32(20, random.one_of(&[u32::MAX, 0, 1, 2, 3]))
+                .put_u32(40, random.one_of(&[0, 512, 4096]));
+        }
+        0x04 => pdu = pdu.with(b"SendTargets=All\0MaxRecvDataSegmentLength=8192\0"),
+        _ => {}
+    }
+    if !immediate && !matches!(opcode, 0x05 | 0x10) && random.below(40) > 0 {
+        *cmd_sn += 1;
+    }
+    let mut bytes = pdu.encode();
+    // Additional headers that are there, or only said to be.
+    if random.below(25) == 0 {
+        bytes[4] = random.below(3) as u8;
+    }
+    if random.below(60) == 0 {
+        let at = random.below(bytes.len() as u64) as usize;
+        bytes[at] = random.next() as u8;
+    }
+    bytes
+}
+
+/// Reads away what there is, so that the target can go on sending.
+fn drain(initiator: Initiator) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || initiator.discard_to_the_end())
+}
+
+#[test]
+fn the_daemon_outlives_whatever_is_sent_to_it() {
+    const CONNECTIONS: u64 = 300;
+    let gateway = Gateway::start(limits(), 2);
+    let (ram, null) = (gateway.ram(), gateway.null());
+    gateway.show(&[(0, &ram), (1, &null)]);
+    let mut random = Random(seed());
+    let mut drains = Vec::new();
+    for i in 0..CONNECTIONS {
+        let mut initiator = gateway.connect();
+        if i % 3 == 0 {
+            // The same place again and again: some are reinstated in the middle of it all.
+            initiator.isid = [0x80, 0, 0, 0, 0, 1];
+        }
+        let keys = random.one_of(&[
+            "",
+            "InitialR2T=No\0",
+            "ImmediateData=No\0",
+            "MaxBurstLength=512\0FirstBurstLength=512\0",
+        ]);
+        let target = if random.below(8) == 0 { "" } else { TARGET };
+        initiator.login(random.one_of(&[HOST, OTHER_HOST]), target, keys).unwrap();
+        let mut cmd_sn = initiator.cmd_sn;
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(40) {
+            bytes.extend(pdu(&mut random, &mut cmd_sn));
+        }
+        if random.below(4) == 0 {
+            let len = random.below(2000) as usize;
+            bytes.extend(random.bytes(len));
+        }
+        // Cut where it happens to be.
+        let step = random.one_of(&[1 << 20, 4096, 1000, 47]);
+        let mut handle = initiator.try_clone();
+        drains.push(drain(initiator));
+        for part in bytes.chunks(step) {
+            // The target may have closed by now.
+            if handle.send_bytes(part).is_err() {
+                break;
+            }
+        }
+        handle.finish();
+    }
+    for drain in drains {
+        drain.join().unwrap();
+    }
+    until("every connection has ended", || gateway.service.sessions.connections() == 0);
+    gateway.memory_is_back();
+    for _ in 0..2 {
+        let mut host = gateway.session();
+        let data = pattern(7, 4096);
+        host.run(&Command::write(0, &data)).good();
+        assert!(host.run(&Command::read(0, 8)).good().data == data);
+    }
+    assert_eq!((ram.gate.inside(), null.gate.inside()), (0, 0));
+}
+
+#[test]
+fn the_daemon_outlives_whatever_is_sent_instead_of_a_login() {
+    let gateway = Gateway::start(limits(), 2);
+    let mut random = Random(seed());
+    let mut drains = Vec::new();
+    for _ in 0..100 {
+        let mut handle = gateway.connect();
+        drains.push(drain(handle.try_clone()));
+        let len = random.below(500) as usize;
+        let mut bytes = random.bytes(len);
+        if random.below(2) == 0 && len > 1 {
+            (bytes[0], bytes[1]) = (0x43, random.one_of(&[0x87, 0x81, 0x04, 0x44]));
+        }
+        let _ = handle.send_bytes(&bytes);
+        handle.finish();
+    }
+    for drain in drains {
+        drain.join().unwrap();
+    }
+    until("every connection has ended", || gateway.service.sessions.connections() == 0);
+}

@@ -1,0 +1,232 @@
+//! Task management: what is ended is not answered and does nothing, and a function is answered when that is certain.
+
+use std::sync::Arc;
+
+use lusd::lun::gate::Barrier;
+use lusd::lun::unit::Unit;
+
+use crate::gateway::{Gateway, HOST, OTHER_HOST, limits};
+use crate::initiator::{Command, Initiator, Pdu, pattern, tmf};
+
+const COMPLETE: u8 = 0;
+const TASK_DOES_NOT_EXIST: u8 = 1;
+const LUN_DOES_NOT_EXIST: u8 = 2;
+const REASSIGN_NOT_SUPPORTED: u8 = 4;
+const NOT_SUPPORTED: u8 = 5;
+
+fn hold<'a>(gateway: &Gateway, unit: &'a Arc<Unit>) -> Barrier<'a> {
+    gateway.runtime.block_on(unit.gate.barrier()).expect("served")
+}
+
+fn release(gateway: &Gateway, barrier: Barrier<'_>) {
+    drop(barrier);
+    gateway.service.sessions.wake_all();
+}
+
+/// Data of a write that is asked for and not sent.
+fn half_written(host: &mut Initiator, lun: u16, lba: u32) -> Pdu {
+    host.answers_r2t = false;
+    host.submit(&Command::write(lba, &pattern(lba, 4096)).on(lun));
+    host.ping();
+    host.answers_r2t = true;
+    host.r2ts.pop().expect("an R2T")
+}
+
+#[track_caller]
+fn untouched(host: &mut Initiator, lba: u32) {
+    assert!(host.run(&Command::read(lba, 8)).good().data == [0; 4096], "block {lba} was written");
+}
+
+#[test]
+fn abort_of_a_task_that_waits_for_data() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let r2t = half_written(&mut host, 0, 0);
+    assert_eq!(gateway.service.memory.used(), 4096);
+    assert_eq!(host.abort(0, r2t.tag()), COMPLETE);
+    assert_eq!(gateway.service.memory.used(), 0);
+    // Its data may be on the way already; it goes nowhere.
+    host.answer_r2t(&r2t);
+    host.quiet();
+    untouched(&mut host, 0);
+    assert_eq!(host.abort(0, r2t.tag()), TASK_DOES_NOT_EXIST, "it is over");
+}
+
+#[test]
+fn abort_of_a_task_that_is_held_off() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let barrier = hold(&gateway, &unit);
+    let aborted = host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    let stays = host.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+    // It was never begun, so nothing has to be waited for.
+    assert_eq!(host.abort(0, aborted), COMPLETE);
+    host.quiet();
+    assert_eq!(gateway.service.memory.used(), 4096);
+    release(&gateway, barrier);
+    host.answer(stays).good();
+    host.quiet();
+    untouched(&mut host, 0);
+    assert!(host.run(&Command::read(8, 8)).good().data == pattern(2, 4096));
+}
+
+#[test]
+fn abort_of_a_task_that_is_not_there() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    assert_eq!(host.abort(0, 0x4711), TASK_DOES_NOT_EXIST);
+    let done = host.submit(&Command::read(0, 1));
+    host.answer(done).good();
+    assert_eq!(host.abort(0, done), TASK_DOES_NOT_EXIST);
+    // A command that was lost on its way counts as received from then on (RFC 7143 11.5.5).
+    let lost = host.cmd_sn;
+    host.cmd_sn += 1;
+    let tag = host.submit_tmf_for(tmf::ABORT_TASK, 0, 0x4712, lost);
+    assert_eq!(host.tmf_answer(tag), COMPLETE);
+    host.run(&Command::test_unit_ready()).good();
+    host.quiet();
+}
+
+#[test]
+fn functions_that_do_not_fit() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    for function in [tmf::ABORT_TASK_SET, tmf::CLEAR_TASK_SET, tmf::LOGICAL_UNIT_RESET] {
+        assert_eq!(host.tmf(function, 9), LUN_DOES_NOT_EXIST);
+    }
+    assert_eq!(host.tmf(tmf::TASK_REASSIGN, 0), REASSIGN_NOT_SUPPORTED);
+    for function in [tmf::TARGET_COLD_RESET, 0, 0x7f] {
+        assert_eq!(host.tmf(function, 0), NOT_SUPPORTED);
+    }
+    host.run(&Command::test_unit_ready()).good();
+}
+
+#[test]
+fn a_logical_unit_reset_ends_the_tasks_of_all_sessions() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let bystander = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &bystander)]);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let (ours, theirs) = (half_written(&mut host, 0, 100), half_written(&mut other, 0, 108));
+    let elsewhere = half_written(&mut other, 1, 0);
+    let barrier = hold(&gateway, &unit);
+    for (initiator, lba) in [(&mut host, 0), (&mut other, 8)] {
+        initiator.submit(&Command::write(lba, &pattern(lba, 4096)).all_immediate());
+        initiator.submit(&Command::read(lba, 8));
+        initiator.quiet();
+    }
+    let function = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, u32::MAX);
+    // `quiet` would fail on a response to the function.
+    host.quiet();
+    other.quiet();
+    release(&gateway, barrier);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+
+    let device_reset = (6, 0x29, 0x03);
+    assert_eq!(other.fails(&Command::test_unit_ready()), device_reset);
+    assert_eq!(host.fails(&Command::test_unit_ready()), device_reset);
+    host.answer_r2t(&ours);
+    other.answer_r2t(&theirs);
+    other.quiet();
+    host.quiet();
+    for lba in [0, 8, 100, 108] {
+        untouched(&mut host, lba);
+        untouched(&mut other, lba);
+    }
+    // The other unit was not concerned.
+    other.answer_r2t(&elsewhere);
+    other.answer(elsewhere.tag()).good();
+    host.run(&Command::test_unit_ready().on(1)).good();
+    gateway.memory_is_back();
+}
+
+#[test]
+fn a_reset_waits_for_what_is_inside_and_not_for_a_unit_that_is_shut() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let mut host = gateway.session();
+    // Stands for an operation that librbd has not ended.
+    let permit = unit.gate.enter(1).unwrap();
+    let function = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, u32::MAX);
+    host.quiet();
+    unit.gate.leave(permit);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+    gateway.runtime.block_on(unit.stop(lusd_scsi::AccessState::NotOwner));
+    assert_eq!(host.tmf(tmf::LOGICAL_UNIT_RESET, 0), COMPLETE);
+}
+
+#[test]
+fn clear_task_set_tells_the_others() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let barrier = hold(&gateway, &unit);
+    host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    other.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+    host.quiet();
+    other.quiet();
+    let function = host.submit_tmf(tmf::CLEAR_TASK_SET, 0, u32::MAX);
+    host.quiet();
+    release(&gateway, barrier);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+    host.run(&Command::test_unit_ready()).good();
+    let commands_cleared = (6, 0x2f, 0x00);
+    assert_eq!(other.fails(&Command::test_unit_ready()), commands_cleared);
+    other.quiet();
+    host.quiet();
+    untouched(&mut host, 0);
+    untouched(&mut other, 8);
+    gateway.memory_is_back();
+}
+
+#[test]
+fn abort_task_set_ends_the_tasks_of_its_own_session_on_its_unit() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let bystander = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &bystander)]);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let r2t = half_written(&mut host, 0, 100);
+    let elsewhere = half_written(&mut host, 1, 0);
+    let barrier = hold(&gateway, &unit);
+    host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    let theirs = other.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+    host.quiet();
+    other.quiet();
+    assert_eq!(host.tmf(tmf::ABORT_TASK_SET, 0), COMPLETE);
+    release(&gateway, barrier);
+    other.answer(theirs).good();
+    host.answer_r2t(&r2t);
+    host.quiet();
+    host.answer_r2t(&elsewhere);
+    host.answer(elsewhere.tag()).good();
+    untouched(&mut host, 0);
+    untouched(&mut host, 100);
+    assert!(host.run(&Command::read(8, 8)).good().data == pattern(2, 4096));
+    other.run(&Command::test_unit_ready()).good();
+    gateway.memory_is_back();
+}
+
+#[test]
+fn a_warm_reset_is_for_every_unit_that_the_session_sees() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let second = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &second)]);
+    let (mut host, mut other) = (gateway.session_of(HOST, ""), gateway.session_of(OTHER_HOST, ""));
+    let barriers = (hold(&gateway, &unit), hold(&gateway, &second));
+    host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    other.submit(&Command::write(0, &pattern(2, 4096)).all_immediate().on(1));
+    host.quiet();
+    other.quiet();
+    let function = host.submit_tmf(tmf::TARGET_WARM_RESET, 0, u32::MAX);
+    host.quiet();
+    release(&gateway, barriers.0);
+    host.quiet();
+    release(&gateway, barriers.1);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+    let bus_reset = (6, 0x29, 0x02);
+    for initiator in [&mut host, &mut other] {
+        for lun in [0, 1] {
+            assert_eq!(initiator.fails(&Command::test_unit_ready().on(lun)), bus_reset);
+            assert!(initiator.run(&Command::read(0, 8).on(lun)).good().data == [0; 4096]);
+        }
+    }
+    gateway.memory_is_back();
+}
