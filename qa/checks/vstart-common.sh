@@ -81,3 +81,15 @@ healthy() {
 ended() {
     ! [ -e "/proc/$1" ] || grep -q '^State:[[:space:]]*[ZX]' "/proc/$1/status" 2>/dev/null
 }
+
+# in_private_mounts WORDS...: a command that may mount what it likes without anybody else seeing it; 77 where that cannot be.
+in_private_mounts() {
+    if unshare --mount true 2>/dev/null; then
+        unshare --mount "$@"
+    elif ! grep -q ' shared:' /proc/self/mountinfo && unshare --mount --propagation unchanged true 2>/dev/null; then
+        # In a chroot, whose root is no mount, nothing can be made private as a whole; nothing is shared here anyway.
+        unshare --mount --propagation unchanged "$@"
+    else
+        return 77
+    fi
+}

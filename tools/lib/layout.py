@@ -12,27 +12,32 @@ UNSAFE_BELOW = "lusd/ceph/"
 # Layers that know no runtime, no clock and no chance.
 PURE_CRATES = ("lus-map", "lusd-iscsi", "lusd-scsi")
 NOT_IN_PURE_CRATES = ("tokio", "rand", "getrandom")
+_NOT_OURS = (".git/", "target/", "qa/build/")
 
 
 def problems(root, metadata):
     """What is wrong, one sentence each; `metadata` is that of cargo."""
     found = []
-    listed = subprocess.run(
-        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
-    )
-    if listed.returncode == 0:
-        names = listed.stdout.split("\0")[:-1]
-    else:
-        names = [os.path.relpath(os.path.join(at, name), root) for at, _, files in os.walk(root) for name in files]
-    for name in sorted(names):
+    for name in _files(root):
         path = root / name
-        if name.startswith(("target/", ".git/")) or not path.is_file():
-            continue
         if name.endswith(".rs"):
             found += _rust(name, path.read_text())
         elif name.startswith(("tools/", "qa/", ".ci/")):
             found += _script(name, path)
     return [*found, *_crates(root, metadata)]
+
+
+def _files(root):
+    """Paths of the files that git knows or would add, in order; of all but the built ones where there is no git."""
+    listed = "git ls-files -z --cached --others --exclude-standard"
+    try:
+        done = subprocess.run(listed.split(), cwd=root, capture_output=True, text=True)
+        names = done.stdout.split("\0") if done.returncode == 0 else None
+    except FileNotFoundError:
+        names = None
+    if names is None:
+        names = [os.path.relpath(os.path.join(at, name), root) for at, _, files in os.walk(root) for name in files]
+    return sorted(name for name in names if not name.startswith(_NOT_OURS) and (root / name).is_file())
 
 
 def _rust(name, text):
