@@ -38,64 +38,95 @@ fn seed() -> u64 {
     seed
 }
 
+/// Task tags in use: few, so that they meet again.
+const TAGS: u64 = 24;
+
+/// A SCSI command, most of which make sense.
+fn command(random: &mut Random, noise: &[u8]) -> Pdu {
+    const READS: [u8; 10] = [0x03, 0x12, 0x1a, 0x25, 0x28, 0x5a, 0x88, 0x9e, 0xa0, 0xa3];
+    const WRITES: [u8; 9] = [0x15, 0x2a, 0x2e, 0x2f, 0x41, 0x42, 0x55, 0x8a, 0x93];
+    const OTHERS: [u8; 4] = [0x00, 0x2f, 0x35, 0x8f];
+    let (opcode, mut flags) = match random.below(5) {
+        0 | 1 => (random.one_of(&READS), 0xc0),
+        2 | 3 => (random.one_of(&WRITES), random.one_of(&[0xa0, 0xa0, 0x20])),
+        _ => (random.one_of(&OTHERS), 0x80),
+    };
+    let blocks = random.one_of(&[0, 1, 8, 8, 128, noise[2]]);
+    let expected = match random.below(6) {
+        0 => random.one_of(&[0, 512, 65_536, 1 << 20, u32::MAX, u32::from(noise[0])]),
+        _ => u32::from(blocks) * 512,
+    };
+    let immediate = random.one_of(&[0, 0, 8, 24, 512, 4096]).min(expected as usize);
+    let immediate = if flags & 0x20 != 0 { immediate } else { 0 };
+    if random.below(8) == 0 {
+        flags ^= noise[1] & 0xe0;
+    }
+    // Ten bytes with a small address and length; of sixteen bytes it is the address, and the length follows.
+    let mut cdb = [opcode, 0, 0, 0, noise[3] & 1, noise[4], 0, 0, blocks, 0, 0, 0, 0, blocks, 0, 0];
+    if random.below(6) == 0 {
+        cdb[random.below(16) as usize] = noise[5];
+    }
+    let task_attribute = random.one_of(&[1, 1, 1, 1, 0, 2, 4, 7]);
+    Pdu::new(0x01, flags | task_attribute)
+        .lun(random.one_of(&[0, 0, 0, 1, 1, 1, 2]))
+        .put_u32(16, random.below(TAGS) as u32)
+        .put_u32(20, expected)
+        .put(32, &cdb)
+        .with(&random.bytes(immediate))
+}
+
 /// A PDU that is right in parts: most of its fields hold what they may hold.
 fn pdu(random: &mut Random, cmd_sn: &mut u32) -> Vec<u8> {
-    const OPCODES: [u8; 10] = [0x01, 0x01, 0x01, 0x05, 0x05, 0x02, 0x00, 0x04, 0x06, 0x10];
-    const CDBS: [u8; 22] = [
-        0x00, 0x03, 0x12, 0x15, 0x1a, 0x25, 0x28, 0x2a, 0x2e, 0x2f, 0x35, 0x41, 0x42, 0x55, 0x5a, 0x88, 0x8a,
-        0x8f, 0x93, 0x9e, 0xa0, 0xa3,
-    ];
-    let mut opcode = if random.below(30) == 0 { random.next() as u8 & 0x3f } else { random.one_of(&OPCODES) };
-    if opcode == 0x06 && random.below(8) > 0 {
-        opcode = 0x01;
+    let noise = random.bytes(48);
+    let tag = random.below(TAGS) as u32;
+    let lun = u16::from(noise[9] & 1);
+    let mut pdu = match random.below(24) {
+        0..12 => command(random, &noise),
+        12..18 => {
+            let len = random.one_of(&[512, 512, 4096, 3584, 65_536, usize::from(noise[0])]);
+            Pdu::new(0x05, random.one_of(&[0x80, 0x80, 0x00]))
+                .lun(lun)
+                .put_u32(16, tag)
+                .put_u32(20, random.one_of(&[u32::MAX, 0, 1, 2, 3, 4, 5, 6]))
+                .put_u32(36, random.one_of(&[0, 0, 0, 1, 2]))
+                .put_u32(40, random.one_of(&[0, 0, 512, 4096]))
+                .with(&random.bytes(len))
+        }
+        18..20 => Pdu::new(0x02, 0x80 | random.below(9) as u8)
+            .lun(lun)
+            .put_u32(16, 1000 + tag)
+            .put_u32(20, random.below(TAGS) as u32)
+            .put_u32(32, *cmd_sn - random.below(4) as u32),
+        20..22 => Pdu::new(0x00, 0x80).put_u32(16, 2000 + tag).put_u32(20, u32::MAX),
+        22 => Pdu::new(0x04, 0x80).put_u32(16, 3000 + tag).put_u32(20, u32::MAX).with(random.one_of(&[
+            b"SendTargets=All\0".as_slice(),
+            b"MaxBurstLength=4096\0",
+            b"X",
+            b"=\0",
+        ])),
+        _ => match random.below(10) {
+            0 => Pdu::new(0x06, 0x80 | random.one_of(&[0, 1, 2, 3])),
+            1 => Pdu::new(0x10, 0x80),
+            _ => Pdu::new(random.next() as u8 & 0x3f, noise[1]).put(8, &noise[8..24]),
+        },
+    };
+    if random.below(6) == 0 {
+        pdu.bhs[0] |= 0x40;
     }
-    let immediate = random.below(4) == 0;
-    let bhs = random.bytes(48);
-    let any = random.below(600) as usize;
-    let len = random.one_of(&[0, 0, 0, 8, 24, 512, 4096, any]);
-    let mut pdu = Pdu::new(opcode | if immediate { 0x40 } else { 0 }, bhs[1])
-        .put_u32(16, random.below(12) as u32)
-        .put_u32(20, random.one_of(&[0, 512, 4096, 65_536, 1 << 20, u32::MAX, u32::from(bhs[20])]))
-        .put_u32(24, *cmd_sn)
-        .put(28, &bhs[28..48])
-        .with(&random.bytes(len));
-    match opcode {
-        0x01 => {
-            pdu = pdu.put(1, &[bhs[1] & 0xe0 | random.one_of(&[0, 1, 1, 1, 2, 7])]).put(8, &[0, bhs[9] & 3]);
-            let blocks = random.one_of(&[0, 1, 8, 128, bhs[40]]);
-            let cdb = random.one_of(&CDBS);
-            // Ten bytes: a small address and length; others take them as they come.
-            pdu = pdu.put(32, &[cdb, bhs[33] & 0x1a, 0, 0, bhs[36] & 1, bhs[37], 0, 0, blocks, 0]);
-            if random.below(3) > 0 {
-                pdu = pdu.put(42, &[0, 0, 0, blocks, 0, 0]);
-            }
-        }
-        0x02 => {
-            pdu = pdu
-                .put(1, &[0x80 | random.below(9) as u8])
-                .put(8, &[0, bhs[9] & 3])
-                .put_u32(20, random.below(12) as u32)
-        }
-        0x05 => {
-            pdu = pdu.put(8, &[0, bhs[9] & 3]).put_u32(36, random.below(3) as u32);
-            pdu = pdu
-                .put_u32(20, random.one_of(&[u32::MAX, 0, 1, 2, 3]))
-                .put_u32(40, random.one_of(&[0, 512, 4096]));
-        }
-        0x04 => pdu = pdu.with(b"SendTargets=All\0MaxRecvDataSegmentLength=8192\0"),
-        _ => {}
-    }
-    if !immediate && !matches!(opcode, 0x05 | 0x10) && random.below(40) > 0 {
+    let numbered = pdu.bhs[0] & 0x40 == 0 && !matches!(pdu.opcode(), 0x05 | 0x10);
+    pdu = pdu.put_u32(24, *cmd_sn);
+    if numbered && random.below(60) > 0 {
         *cmd_sn += 1;
     }
     let mut bytes = pdu.encode();
-    // Additional headers that are there, or only said to be.
-    if random.below(25) == 0 {
-        bytes[4] = random.below(3) as u8;
-    }
-    if random.below(60) == 0 {
-        let at = random.below(bytes.len() as u64) as usize;
-        bytes[at] = random.next() as u8;
+    match random.below(100) {
+        // Additional headers that are only said to be there.
+        0 => bytes[4] = random.below(3) as u8,
+        1 | 2 => {
+            let at = random.below(bytes.len().min(64) as u64) as usize;
+            bytes[at] = random.next() as u8;
+        }
+        _ => {}
     }
     bytes
 }
@@ -127,9 +158,13 @@ fn the_daemon_outlives_whatever_is_sent_to_it() {
         ]);
         let target = if random.below(8) == 0 { "" } else { TARGET };
         initiator.login(random.one_of(&[HOST, OTHER_HOST]), target, keys).unwrap();
+        if !target.is_empty() {
+            initiator.clear_attentions(0);
+            initiator.clear_attentions(1);
+        }
         let mut cmd_sn = initiator.cmd_sn;
         let mut bytes = Vec::new();
-        for _ in 0..random.below(40) {
+        for _ in 0..random.below(60) {
             bytes.extend(pdu(&mut random, &mut cmd_sn));
         }
         if random.below(4) == 0 {

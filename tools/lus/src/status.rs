@@ -196,7 +196,8 @@ fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)], heard: Option<Heard>) -
         of(&|facts| facts.foreign().is_none() && matches!(facts.state, State::Down | State::Unplaced));
     check("LUS_NO_DAEMON", ownerless, &|n, names| format!("{} without a daemon: {names}", count(n, "lu")));
     let idle = of(&|facts| {
-        facts.foreign().is_none() && matches!(facts.state, State::New | State::Released | State::Lost)
+        facts.foreign().is_none()
+            && matches!(facts.state, State::New | State::Opening | State::Released | State::Lost)
     });
     check("LUS_NOT_SERVED", idle, &|n, names| format!("{} not served yet: {names}", count(n, "lu")));
     let missing = of(&|facts| facts.size.is_none());

@@ -73,9 +73,9 @@ async fn facts(map: &LusMap, lu: &Lu, pool: Option<&Pool>, record: Option<LuReco
     let mut facts = Facts { size: lu.backend.size_bytes(), record, state, locks: Vec::new() };
     if let (Backend::Rbd { image_id, .. }, Some(pool)) = (&lu.backend, pool) {
         facts.size = image::size(pool, image_id).await.ok();
-        if state != State::Serving {
-            let locks = image::locks(pool, image_id, map, facts.record.as_ref()).await;
-            facts.locks = locks.unwrap_or_default();
+        if let Ok(locks) = image::locks(pool, image_id, map, facts.record.as_ref()).await {
+            facts.state = state.with_locks(facts.record.as_ref(), &locks);
+            facts.locks = locks;
         }
     }
     facts

@@ -109,7 +109,10 @@ pub(super) async fn info(session: &Session, name: &LuName) -> Result<Reply> {
         Backend::Rbd { .. } => look(session, map, lu, record.as_ref()).await,
         Backend::Ram { .. } | Backend::Null { .. } => (Picture::None, Vec::new()),
     };
-    let state = State::of(map, lu, record.as_ref());
+    let state = match &picture {
+        Picture::Seen { .. } => State::of(map, lu, record.as_ref()).with_locks(record.as_ref(), &locks),
+        Picture::None | Picture::Missing { .. } => State::of(map, lu, record.as_ref()),
+    };
     let unit = Unit { map, lu, state, record, picture, locks };
     Ok(Reply::data(unit.plain(), unit.json()))
 }

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub(crate) enum State {
     /// By its owner.
     Serving,
+    /// On record as its owner's, who does not hold the image's lock: it is being opened, or cannot be.
+    Opening,
     /// On its way to another owner.
     Moving,
     /// Given up in order, and not taken yet.
@@ -47,10 +49,22 @@ impl State {
     }
 }
 
+impl State {
+    /// The state in the light of who holds the image's lock: the record names the owner before it has the lock.
+    pub(crate) fn with_locks(self, record: Option<&LuRecord>, locks: &[Lock]) -> Self {
+        let holder = record.and_then(|record| record.state.holder());
+        let has_lock = |lock: &Lock| {
+            lock.addr.as_ref().is_some_and(|addr| holder.is_some_and(|holder| holder.addr == *addr))
+        };
+        if self == Self::Serving && !locks.iter().any(has_lock) { Self::Opening } else { self }
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Serving => "serving",
+            Self::Opening => "opening",
             Self::Moving => "moving",
             Self::Released => "released",
             Self::New => "new",
@@ -128,6 +142,22 @@ mod tests {
 
     fn state(map: &LusMap, record: Option<&LuRecord>) -> State {
         State::of(map, map.lu(&lu_id(1)).unwrap(), record)
+    }
+
+    #[test]
+    fn who_is_on_record_serves_only_with_the_lock() {
+        let map = with_daemon(&with_lu(&empty(), 1), "a", 1);
+        let held = holder(&map, 2);
+        let record = LuRecord::new(lu_id(1)).claim(&held).unwrap();
+        let lock =
+            |addr: &ClientAddr| Lock { client: "client.1".into(), addr: Some(addr.clone()), daemon: None };
+        let own = lock(&held.addr);
+        let other = lock(&"127.0.0.1:0/99".parse().unwrap());
+        let state = |locks: &[Lock]| State::Serving.with_locks(Some(&record), locks);
+        assert_eq!(state(std::slice::from_ref(&own)), State::Serving);
+        assert_eq!(state(&[]), State::Opening);
+        assert_eq!(state(std::slice::from_ref(&other)), State::Opening);
+        assert_eq!(State::Lost.with_locks(Some(&record), &[]), State::Lost);
     }
 
     #[test]
