@@ -384,7 +384,8 @@ fn caps_of_the_daemons_are_looked_at() {
         said.failure(13),
         format!(
             "Error EACCES: the capabilities of {entity} do not reach pool '{IMAGES}'; allow it with:\n    \
-             ceph auth caps {entity} mon 'profile rbd' osd '{osd}, profile rbd pool={IMAGES}'"
+             ceph auth caps {entity} mon 'profile rbd' osd '{osd}, profile rbd pool={IMAGES}'\n\
+             then restart the daemon: a running one keeps the capabilities it had when it connected"
         )
     );
     assert_eq!(run(Command::new("rbd").args(["info", &image])).code, 2, "no image was created");
