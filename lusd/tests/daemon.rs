@@ -6,7 +6,7 @@ mod support;
 use lus_map::{DaemonId, Epoch, LuState};
 use lusd_ceph::OpenMode;
 use rustix::process::Signal;
-use support::{Bench, ceph, served_by};
+use support::{Bench, ceph, served_by, until};
 
 const MON_CAPS: &str = "profile rbd, allow r";
 
@@ -24,7 +24,9 @@ async fn serves_and_lets_go_in_order() {
     assert_eq!(instance.data_addrs.iter().map(ToString::to_string).collect::<Vec<_>>(), [client.as_str()]);
     bench.until_locked("x", Some(&client)).await;
     daemon.until_log("serving").await;
-    assert!(ceph(&["service", "dump", "-f", "json"]).contains(&bench.daemon("a")), "in the service map");
+    // It follows the manager's reports, some seconds behind.
+    let listed = || ceph(&["service", "dump", "-f", "json"]).contains(&bench.daemon("a"));
+    until("it is in the service map", listed).await;
 
     daemon.signal(Signal::TERM);
     let (status, log) = daemon.ended().await;

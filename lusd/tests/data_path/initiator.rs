@@ -584,6 +584,14 @@ impl Initiator {
         assert!(self.answers.is_empty(), "answered: {:?}", self.answers);
     }
 
+    /// As [`Initiator::quiet`], for long enough that what another task of the shard had to do is done.
+    #[track_caller]
+    pub(crate) fn stays_quiet(&mut self) {
+        for _ in 0..4 {
+            self.quiet();
+        }
+    }
+
     #[track_caller]
     pub(crate) fn ping(&mut self) {
         let (tag, pdu) = self.nop_out();

@@ -116,8 +116,8 @@ fn a_logical_unit_reset_ends_the_tasks_of_all_sessions() {
         initiator.quiet();
     }
     let function = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, u32::MAX);
-    // `quiet` would fail on a response to the function.
-    host.quiet();
+    // It would fail on a response to the function.
+    host.stays_quiet();
     other.quiet();
     release(&gateway, barrier);
     assert_eq!(host.tmf_answer(function), COMPLETE);
@@ -147,7 +147,7 @@ fn a_reset_waits_for_what_is_inside_and_not_for_a_unit_that_is_shut() {
     // Stands for an operation that librbd has not ended.
     let permit = unit.gate.enter(1).unwrap();
     let function = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, u32::MAX);
-    host.quiet();
+    host.stays_quiet();
     unit.gate.leave(permit);
     assert_eq!(host.tmf_answer(function), COMPLETE);
     gateway.runtime.block_on(unit.stop(lusd_scsi::AccessState::NotOwner));
@@ -164,7 +164,7 @@ fn clear_task_set_tells_the_others() {
     host.quiet();
     other.quiet();
     let function = host.submit_tmf(tmf::CLEAR_TASK_SET, 0, u32::MAX);
-    host.quiet();
+    host.stays_quiet();
     release(&gateway, barrier);
     assert_eq!(host.tmf_answer(function), COMPLETE);
     host.run(&Command::test_unit_ready()).good();
@@ -216,9 +216,9 @@ fn a_warm_reset_is_for_every_unit_that_the_session_sees() {
     host.quiet();
     other.quiet();
     let function = host.submit_tmf(tmf::TARGET_WARM_RESET, 0, u32::MAX);
-    host.quiet();
+    host.stays_quiet();
     release(&gateway, barriers.0);
-    host.quiet();
+    host.stays_quiet();
     release(&gateway, barriers.1);
     assert_eq!(host.tmf_answer(function), COMPLETE);
     let bus_reset = (6, 0x29, 0x02);

@@ -17,6 +17,15 @@ const IMAGE_BYTES: u64 = 16 << 20;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Waits for `condition`, which may run a command.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Runs `ceph` and returns what it prints.
 pub(crate) fn ceph(args: &[&str]) -> String {
     let output =
