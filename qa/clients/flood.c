@@ -382,7 +382,8 @@ static bool push(struct session *s, bool holding)
 				finish(s, DROPPED, strerror(errno));
 			return moved;
 		}
-		moved = true;
+		/* Pings go on for ever. */
+		moved |= (s->header[0] & 0x3f) != NOP_OUT;
 		s->sent_bytes += (uint64_t)n;
 		if (in_header)
 			s->header_sent += (uint32_t)n;
@@ -482,13 +483,14 @@ static bool pull(struct session *s)
 			finish(s, DROPPED, strerror(errno));
 		if (n <= 0)
 			return moved;
-		moved = true;
 		if (in_header) {
 			s->in_size += (uint32_t)n;
 			if (s->in_size < BHS)
 				continue;
+			moved |= (s->in[0] & 0x3f) != NOP_IN;
 			s->in_body = padded(get24(s->in + 5)) + 4u * s->in[4];
 		} else {
+			moved = true;
 			s->in_body -= (uint32_t)n;
 		}
 		if (s->in_body == 0) {

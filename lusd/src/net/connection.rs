@@ -18,6 +18,7 @@ use bytes::BufMut;
 use lusd_iscsi::{
     CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, SendTargetsRequest, SessionType, TargetRecord,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -39,6 +40,9 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How long an orderly end may take to flush what is queued.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer may take to close its side after ours.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -425,6 +429,9 @@ impl Connection {
         if let Some(session) = &mut self.session {
             session.close();
         }
+        if !matches!(end, End::Reset(_) | End::Eof | End::Io(_)) {
+            self.close_in_order().await;
+        }
         drop(self.stream);
         if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
             self.shard.service.sessions.linger(&self.handle, nexus);
@@ -433,6 +440,18 @@ impl Connection {
             self.notify.notified().await;
         }
         self.shard.service.sessions.leave(&self.handle, self.nexus.as_ref());
+    }
+
+    /// Says that nothing more comes, and takes what the peer has still sent: closing a socket with unread bytes would be a reset, which can
+    /// cost the peer the last answers.
+    async fn close_in_order(&mut self) {
+        let drained = async {
+            self.stream.shutdown().await?;
+            let mut sink = [0; 16 << 10];
+            while self.stream.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
     }
 
     /// Answers what is in flight, then tells the initiator that the target goes.
