@@ -1,30 +1,24 @@
-"""Shared by the checks and benches: the cluster under test, the gateways (lusd, and tgt to compare with or to prove a client on), and tools built on demand.
+"""Shared by checks, workunits and benches: how they run and end, the cluster by the commands that any Ceph host has, and tools built on demand.
 
-A check is an executable of `qa/checks`. It runs in the environment that `tools/vstart env` prints, says what it does on stdout, cleans up what it made, and ends
-with 0 (passed), 77 (skipped, the reason on its last line) or anything else (failed).
+Nothing here knows where the cluster came from; `clusters.py` adds what only a cluster of tools/vstart can do. A check is an executable of `qa/checks`. It runs in
+the environment that `tools/vstart env` prints, says what it does on stdout, cleans up what it made, and ends with 0 (passed), 77 (skipped, the reason on its last
+line) or anything else (failed).
 """
 
 import contextlib
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QA = ROOT / "qa"
-sys.path.insert(0, str(ROOT / "tools" / "lib"))
-import cluster as vstart_cluster  # noqa: E402
-import procs  # noqa: E402
-
 # Everything that the checks build or write; git ignores it.
 BUILD = ROOT / "target" / "qa"
 BIN = BUILD / "bin"
@@ -151,6 +145,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def port_answers(portal):
+    """Whether somebody accepts connections at HOST:PORT."""
+    host, port = portal.rsplit(":", 1)
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 _scratch = []
 
 
@@ -226,39 +230,21 @@ def fio(url, *options, digest=False, timeout=600):
 
 
 class Cluster:
-    """A cluster made by tools/vstart, and the words to command it."""
+    """A cluster by the commands `ceph`, `rbd` and `lus`, which find it by the environment (CEPH_CONF, CEPH_ARGS; on a cluster's own host /etc/ceph)."""
 
     def __init__(self, env):
-        missing = [name for name in ("CEPH_CONF", "LUS_DIR") if not env.get(name)]
-        if missing:
-            raise Failed(f'{" and ".join(missing)} not set: run `tools/vstart up`, then `eval "$(tools/vstart env)"`, then the check (or tools/check)')
         self.env = dict(env)
-        self.dir = pathlib.Path(env["LUS_DIR"])
-        self.portals = env.get("LUS_PORTALS", "").split()
 
     @classmethod
     def given(cls):
-        """The cluster of the environment, as `tools/vstart env` describes it."""
+        """The cluster of the environment."""
         return cls(os.environ)
 
-    @classmethod
-    @contextlib.contextmanager
-    def private(cls, name, lusds, osds=1):
-        """A cluster of the check's own, destroyed afterwards."""
-        path = BUILD / name
-        vstart = ROOT / "tools" / "vstart"
-        run([vstart, "destroy", "--dir", path], check=False, timeout=60)
-        say(f"starting a cluster with {lusds} daemons in {path}")
-        run([vstart, "up", "--dir", path, "--osds", osds, "--lusds", lusds, "--no-build"], timeout=180)
-        try:
-            yield cls(_vstart_env(path))
-        finally:
-            end_children()
-            run([vstart, "destroy", "--dir", path], check=False, timeout=60)
-
-    def vstart(self, *words, timeout=180):
-        """tools/vstart on this cluster."""
-        return run([ROOT / "tools" / "vstart", *words, "--dir", self.dir], timeout=timeout)
+    @property
+    def portals(self):
+        """The portals of the daemons that are up, the daemons in the order of their ids."""
+        up = [daemon for daemon in self.lus_json("daemon", "ls") if daemon["state"] == "up"]
+        return [portal for daemon in sorted(up, key=lambda daemon: daemon["id"]) for portal in daemon["portals"]]
 
     def ceph(self, *words):
         """`ceph WORDS -f json`, decoded; of several values (`osd blocklist ls` prints the ranges as a second one) the first."""
@@ -281,94 +267,16 @@ class Cluster:
         """`lus WORDS -f json`, decoded."""
         return json.loads(self.lus(*words, "-f", "json").stdout)
 
-    def daemons(self):
-        """The cluster's daemons, in the order of their names."""
-        made = vstart_cluster.Cluster(self.dir)
-        made.require()
-        return [Lusd(made, name) for name in made.lusd_names()]
-
     @contextlib.contextmanager
     def target(self, name):
-        """A target `IQN:NAME` that lets anyone in; it and its LUs go with the block, and daemons that the block left dead are started. Leftovers of a
-        run that was cut short go first."""
+        """A target `IQN:NAME` that lets anyone in; it and its LUs go with the block. Leftovers of a run that was cut short go first."""
         target = Target(self, f"{IQN}:{name}")
         target.remove()
         self.lus("target", "create", target.iqn, "--open")
         try:
             yield target
         finally:
-            for daemon in self.daemons():
-                if not daemon.running():
-                    daemon.start()
             target.remove()
-
-
-class Lusd:
-    """One LUS daemon of a cluster: vstart's record of it is kept true, so that vstart finds the process that a check started."""
-
-    START_S = 30  # from the start to the first connection that is accepted
-    STOP_S = 30
-
-    def __init__(self, made, name):
-        self.name = name
-        self.id = name.partition(".")[2]
-        self.portal = made.portal(name)
-        self.process = made.process(name)
-        self.log = made.log(name)
-        self.argv = json.loads((made.dir / "run" / f"{name}.argv").read_text())
-
-    @property
-    def pid(self):
-        """The pid of the running daemon."""
-        pid = self.process.pid()
-        require(pid, f"{self.name} does not run; see {self.log} and {self.process.output}")
-        return pid
-
-    def running(self):
-        """Whether it runs."""
-        return self.process.pid() is not None
-
-    def kill(self):
-        """SIGKILL, and its end awaited."""
-        require(self.process.send(signal.SIGKILL), f"{self.name} does not run")
-        await_true(f"{self.name} is gone", lambda: not self.running(), 10, pause=0.005)
-
-    def stop(self):
-        """SIGTERM, and its end awaited."""
-        if self.process.send(signal.SIGTERM):
-            await_true(f"{self.name} ends on SIGTERM", lambda: not self.running(), self.STOP_S)
-
-    def start(self, *flags, wait=True):
-        """Starts it as vstart does, with further flags; returns the time (CLOCK_MONOTONIC) before its start."""
-        procs.raise_file_limit()
-        begun = time.monotonic()
-        self.process.start([*self.argv, *flags])
-        if wait:
-            await_true(f"{self.name} listens", self._listening, self.START_S, pause=0.01)
-        return begun
-
-    def _listening(self):
-        if self.process.child and self.process.child.poll() is not None:
-            raise Failed(f"{self.name} ended with {self.process.child.returncode}; see {self.log} and {self.process.output}")
-        return port_answers(self.portal)
-
-    @contextlib.contextmanager
-    def flags(self, *flags):
-        """Runs it with further flags for the length of a block, then as before."""
-        self.stop()
-        self.start(*flags)
-        try:
-            yield
-        finally:
-            self.stop()
-            self.start()
-
-
-def _vstart_env(path):
-    words = run([ROOT / "tools" / "vstart", "env", "--dir", path]).stdout
-    script = f"{words}\nenv -0"
-    output = subprocess.run(["sh", "-c", script], capture_output=True, check=True, text=True).stdout
-    return dict(item.split("=", 1) for item in output.split("\0") if "=" in item)
 
 
 class Target:
@@ -405,133 +313,3 @@ class Target:
         self.cluster.lus("target", "rm", self.iqn, "--yes-i-really-mean-it", check=False)
         for name in sorted(names):
             self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it", check=False)
-
-
-# ---- processes under measurement -----------------------------------------------------------------------------------------------------------------------------
-
-
-def cpu_seconds(pid):
-    """User and system time of a process with all its threads, those that ended included."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def steal_seconds():
-    """Time that the hypervisor kept from this machine, over all cores."""
-    fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()
-    return int(fields[8]) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_peak(pid):
-    """The largest resident size that a process ever had, in bytes."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE).group(1)) * 1024
-
-
-def port_answers(portal):
-    """Whether somebody accepts connections at HOST:PORT."""
-    host, port = portal.rsplit(":", 1)
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
-
-
-class Tgt:
-    """tgt, the kernel-less target of Debian: what clients are proved on, and what lusd is measured against."""
-
-    def __init__(self, folder, iqn=f"{IQN}:tgt"):
-        self.folder = pathlib.Path(folder)
-        self.iqn = iqn
-        self.portal = f"127.0.0.1:{free_port()}"
-        # Each instance has its control socket in a folder of its own, with a path that is short enough for one.
-        self.home = tempfile.TemporaryDirectory(prefix="qa-tgt-")
-        self.env = {**os.environ, "TGT_IPC_SOCKET": f"{self.home.name}/socket"}
-        self.units = []
-        self.child = None
-
-    @property
-    def pid(self):
-        """The pid of tgtd."""
-        return self.child.pid
-
-    def unit(self, *options):
-        """One more LUN, by tgtadm's options (`--backing-store PATH`, `--bstype null ...`); returns its number."""
-        self.units.append(options)
-        if self.child:
-            self._admin("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", str(len(self.units)), *options)
-        return len(self.units)
-
-    def start(self):
-        """Starts it with all its LUNs."""
-        with open(self.folder / "tgtd.log", "ab") as log:
-            # It ignores SIGTERM while it has targets.
-            self.child = spawn(["tgtd", "-f", "--iscsi", f"portal={self.portal}"], patience=0, stdout=log, stderr=log, env=self.env)
-        await_true("tgtd answers", lambda: port_answers(self.portal), 10)
-        self._admin("--mode", "target", "--op", "new", "--tid", "1", "-T", self.iqn)
-        # As shipped it refuses digests; with this it takes what the initiator prefers.
-        self._admin("--mode", "target", "--op", "update", "--tid", "1", "--name", "HeaderDigest", "--value", "None,CRC32C")
-        for number, options in enumerate(self.units, 1):
-            self._admin("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", str(number), *options)
-        self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
-
-    def _admin(self, *words):
-        run(["tgtadm", "--lld", "iscsi", *words], env=self.env)
-
-    def kill(self):
-        """SIGKILL, and its end awaited."""
-        self.child.kill()
-        self.child.wait()
-
-    def url(self, lun, digest=False):
-        """Where libiscsi finds a LUN."""
-        return f"iscsi://{self.portal}/{self.iqn}/{lun}" + ("?header_digest=crc32c" if digest else "")
-
-    def stop(self):
-        """Ends it."""
-        if self.child:
-            end(self.child)
-
-
-class Relay:
-    """A TCP relay before a portal that keeps the beginning of each direction: what a login really agreed on can be read there."""
-
-    KEPT = 1 << 16  # bytes kept of each direction; logins are far shorter
-
-    def __init__(self, portal):
-        self.there = portal.rsplit(":", 1)
-        self.said = {"initiator": bytearray(), "target": bytearray()}
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.portal = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self.listener.accept()
-                far = socket.create_connection((self.there[0], int(self.there[1])))
-            except OSError:
-                return
-            for source, sink, who in ((near, far, "initiator"), (far, near, "target")):
-                threading.Thread(target=self._pump, args=(source, sink, who), daemon=True).start()
-
-    def _pump(self, source, sink, who):
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 18):
-                kept = self.said[who]
-                kept += data[: max(0, self.KEPT - len(kept))]
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-
-    def agreed(self, key):
-        """The last value that the target gave for a login key, None if it gave none."""
-        found = re.findall(rb"(?:^|\0)" + key.encode() + rb"=([^\0]*)", bytes(self.said["target"]))
-        return found[-1].decode() if found else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
