@@ -1,13 +1,13 @@
 /* Does an acknowledged write survive?
  *
- *   durability write URL LOG [--seconds S] [--depth N] [--blocks N] [--seed N] [--need WHAT]
- *   durability check URL LOG [--need WHAT]
+ *   durability write URL LOG [--seconds S] [--depth N] [--blocks N] [--seed N] [--timeout S] [--need WHAT]
+ *   durability check URL LOG [--timeout S] [--need WHAT]
  *   durability plant URL LOG lost|undone|torn|late [--seed N] [--need WHAT]
  *   durability mend  URL LOG --block N [--need WHAT]
  *
  * `write` keeps N writes (and now and then a read, or a SYNCHRONIZE CACHE) in flight at random blocks of 4 KiB. Each block carries a stamp (magic, run, block,
- * sequence, CRC). What it does is appended to LOG, outside the gateway: before a write is sent, and after it is acknowledged. It ends after S seconds (0), or
- * when the connection goes (EXIT_LOST), as it does when the gateway is killed.
+ * sequence, CRC). What it does is appended to LOG, outside the gateway: before a write is sent, and after it is acknowledged. It ends after S seconds or on
+ * SIGTERM, once everything in flight is answered (0), or when the connection goes (EXIT_LOST), as it does when the gateway is killed.
  *
  * `check` replays LOG into the set of sequences that each block may hold, reads every block that was ever written, and compares. What it finds is appended too:
  * a write whose outcome was open is decided by what was read, and may not change afterwards. EXIT_FOUND when anything is amiss:
@@ -30,6 +30,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +46,8 @@ enum {
 	FLUSH_EVERY = 200,     /* writes between two SYNCHRONIZE CACHE, on average */
 	READ_PERCENT = 10,
 	PLANT_TRIES = 1000000,
-	TIMEOUT_S = 30,        /* of one command */
+	TIMEOUT_S = 30,        /* of one command, where --timeout does not say otherwise */
+	TIMEOUT_MAX_S = 3600,
 	SHOWN_MAX = 20,        /* findings that are printed in full */
 };
 
@@ -93,6 +95,14 @@ static struct {
 } book;
 
 static struct unit unit;
+static int timeout_s = TIMEOUT_S;
+static volatile sig_atomic_t told_to_end;
+
+static void on_sigterm(int signal_number)
+{
+	(void)signal_number;
+	told_to_end = 1;
+}
 
 /* ---- the book: one model, fed by the log's records, whether they are replayed or just being made ---- */
 
@@ -387,7 +397,7 @@ static uint64_t unit_lba(uint32_t block)
 
 static void unit_ready(const char *url)
 {
-	struct target target = { .url = url, .initiator = INITIATOR, .retry_s = RETRY_S, .timeout_s = TIMEOUT_S };
+	struct target target = { .url = url, .initiator = INITIATOR, .retry_s = RETRY_S, .timeout_s = timeout_s };
 	char reason[256];
 
 	if (!unit_open(&target, &unit, reason, sizeof(reason)))
@@ -400,12 +410,14 @@ struct slot {
 	enum { IDLE, WRITING, READING, FLUSHING } doing;
 	uint64_t id; /* sequence, or flush */
 	uint32_t block, count;
+	double since; /* when it was submitted */
 	uint8_t *data;
 };
 
 static struct {
 	struct slot slot[DEPTH_MAX];
 	uint32_t in_flight;
+	double longest_s; /* the longest that a command was waited for */
 	uint64_t writes, reads, flushes, acknowledged, flushed, errors, refused;
 	bool lost;
 } work;
@@ -435,6 +447,8 @@ static void done(struct iscsi_context *iscsi, int status, void *command_data, vo
 	char buffer[64];
 
 	(void)iscsi;
+	if (now_s() - s->since > work.longest_s)
+		work.longest_s = now_s() - s->since;
 	if (status == SCSI_STATUS_GOOD && s->doing == WRITING) {
 		record("A %" PRIu64, s->id);
 		work.acknowledged++;
@@ -486,6 +500,7 @@ static void submit(struct slot *s, struct random *r)
 	uint64_t shape = random_below(r, 100);
 	struct scsi_task *task;
 
+	s->since = now_s();
 	s->count = shape < 80 ? 1 : shape < 98 ? 1 + (uint32_t)random_below(r, 16) : 65 + (uint32_t)random_below(r, COUNT_MAX - 64);
 	if (dice < 100) {
 		s->doing = FLUSHING;
@@ -533,6 +548,7 @@ static int command_write(double seconds, uint32_t depth, uint64_t seed)
 	struct random r;
 
 	random_seed(&r, seed ^ book.sequence);
+	signal(SIGTERM, on_sigterm);
 	for (uint32_t i = 0; i < depth; i++) {
 		work.slot[i].data = malloc((size_t)COUNT_MAX * BLOCK);
 		if (work.slot[i].data == NULL)
@@ -541,7 +557,7 @@ static int command_write(double seconds, uint32_t depth, uint64_t seed)
 	printf("writing\n");
 	fflush(stdout);
 	while (!work.lost) {
-		bool more = now_s() < end;
+		bool more = now_s() < end && !told_to_end;
 
 		for (uint32_t i = 0; more && i < depth && !work.lost; i++)
 			if (work.slot[i].doing == IDLE)
@@ -556,8 +572,9 @@ static int command_write(double seconds, uint32_t depth, uint64_t seed)
 	if (work.lost)
 		record("X");
 	printf("{\"writes\": %" PRIu64 ", \"acknowledged\": %" PRIu64 ", \"flushes\": %" PRIu64 ", \"flushed\": %" PRIu64 ", \"reads\": %" PRIu64
-	       ", \"errors\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"in_flight\": %u, \"connection_lost\": %s",
-	       work.writes, work.acknowledged, work.flushes, work.flushed, work.reads, work.errors, work.refused, in_flight, work.lost ? "true" : "false");
+	       ", \"errors\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"in_flight\": %u, \"longest_s\": %.3f, \"connection_lost\": %s",
+	       work.writes, work.acknowledged, work.flushes, work.flushed, work.reads, work.errors, work.refused, in_flight, work.longest_s,
+	       work.lost ? "true" : "false");
 	print_findings();
 	printf("}\n");
 	if (!work.lost)
@@ -718,7 +735,7 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	const char *kind = NULL, *command;
-	uint64_t seconds = 3600, depth = 64, blocks = 16384, block = UINT64_MAX, seed = 1;
+	uint64_t timeout = TIMEOUT_S, seconds = 3600, depth = 64, blocks = 16384, block = UINT64_MAX, seed = 1;
 	int i = 4;
 
 	if (argc < 4)
@@ -744,13 +761,16 @@ int main(int argc, char **argv)
 			block = number(value, argv[i]);
 		else if (strcmp(argv[i], "--seed") == 0)
 			seed = number(value, argv[i]);
+		else if (strcmp(argv[i], "--timeout") == 0)
+			timeout = number(value, argv[i]);
 		else if (strcmp(argv[i], "--need") == 0 && (strcmp(value, "flushed") == 0 || strcmp(value, "acknowledged") == 0))
 			book.need_flush = strcmp(value, "flushed") == 0;
 		else
 			usage();
 	}
-	if (depth == 0 || depth > DEPTH_MAX || blocks < 2 * COUNT_MAX || blocks > UINT32_MAX)
-		die(EXIT_USAGE, "--depth is 1 to %d, --blocks at least %d", DEPTH_MAX, 2 * COUNT_MAX);
+	if (depth == 0 || depth > DEPTH_MAX || blocks < 2 * COUNT_MAX || blocks > UINT32_MAX || timeout == 0 || timeout > TIMEOUT_MAX_S)
+		die(EXIT_USAGE, "--depth is 1 to %d, --blocks at least %d, --timeout 1 to %d", DEPTH_MAX, 2 * COUNT_MAX, TIMEOUT_MAX_S);
+	timeout_s = (int)timeout;
 	book_open(argv[3], strcmp(command, "write") == 0 ? (uint32_t)blocks : 0);
 	unit_ready(argv[2]);
 	if (strcmp(command, "write") == 0)

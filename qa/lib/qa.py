@@ -2,10 +2,12 @@
 
 Nothing here knows where the cluster came from; `clusters.py` adds what only a cluster of tools/vstart can do. A check is an executable of `qa/checks`. It runs in
 the environment that `tools/vstart env` prints, says what it does on stdout, cleans up what it made, and ends with 0 (passed), 77 (skipped, the reason on its last
-line) or anything else (failed).
+line) or anything else (failed). A workunit is the same with the environment of teuthology's task `workunit`, and begins in an empty folder of its own; where a check
+would be skipped it fails.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -70,6 +72,14 @@ def run_check(body):
 def full():
     """Whether the long form of a check is wanted: QA_FULL=1."""
     return os.environ.get("QA_FULL") == "1"
+
+
+def digest_wanted():
+    """Whether a workunit is to offer HeaderDigest=CRC32C: DIGEST is `header`, or `none`, which it is where it is not set."""
+    wish = os.environ.get("DIGEST", "none")
+    if wish not in ("none", "header"):
+        raise Failed(f"DIGEST is {wish}; it must be none or header")
+    return wish == "header"
 
 
 def require(condition, message):
@@ -199,7 +209,11 @@ def _built(name, sources, headers, flags):
 
 def fio_binary():
     """fio with the libiscsi engine; Debian's binary has none, so it is built from Debian's source once."""
-    result = run([QA / "lib" / "build-fio", BUILD / "fio"], check=False, timeout=600)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "fio.lock", "w") as lock:
+        # Whoever comes second finds it built.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = run([QA / "lib" / "build-fio", BUILD / "fio"], check=False, timeout=600)
     if result.returncode == EXIT_SKIPPED:
         raise Skipped(result.stderr.strip().splitlines()[-1])
     if result.returncode != 0:
@@ -293,6 +307,16 @@ class Target:
         self.cluster.lus("lu", "create", name, size, *options)
         return self.map(name, lun)
 
+    def add(self, name, *options, lun=None):
+        """An image that `rbd` made becomes an LU, mapped; returns its LUN number. It is removed with the target, its image too."""
+        self.cluster.lus("lu", "add", name, *options)
+        return self.map(name, lun)
+
+    def give_back(self, name):
+        """The LU ends, its image stays."""
+        self.cluster.lus("lu", "rm", name, "--keep-image", "--yes-i-really-mean-it")
+        self.lus.remove(name)
+
     def map(self, name, lun=None):
         """Maps an LU that is there already; it is removed with the target."""
         lun = len(self.lus) if lun is None else lun
@@ -313,3 +337,14 @@ class Target:
         self.cluster.lus("target", "rm", self.iqn, "--yes-i-really-mean-it", check=False)
         for name in sorted(names):
             self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it", check=False)
+
+
+@contextlib.contextmanager
+def disk(name, size):
+    """The URL of a disk of SIZE: the one that QA_URL names, which any gateway may serve, else a new LU `rbd/qa-NAME` of the cluster, removed after the block."""
+    given = os.environ.get("QA_URL")
+    if given:
+        yield given
+        return
+    with Cluster.given().target(name) as target:
+        yield target.url(target.create(f"rbd/qa-{name}", size))
