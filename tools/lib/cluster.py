@@ -219,8 +219,10 @@ class Cluster:
 
     # up
 
-    def prepare(self, osds, lusds, port_base, osd_size, listen, pools, profile):
-        """Writes down what is wanted (None: as it was, or the default) and makes keys and configuration. Starts nothing."""
+    def prepare(self, osds, lusds, port_base, osd_size, listen, pools, profile, conf=None):
+        """Writes down what is wanted (None: as it was, or the default) and makes keys and configuration. Starts nothing.
+
+        `conf` is {section: {option: value}}: options for ceph.conf beside and before those that vstart writes."""
         if len(str(self.dir)) > MAX_DIR:
             raise Failure(
                 f"{self.dir} is too long: {len(str(self.dir))} characters; a Unix socket's path below it allows {MAX_DIR}",
@@ -260,6 +262,8 @@ class Cluster:
             self._require_stopped("the portals' address must change", self.lusd_names())
             self.state["listen"] = listen
         self.state["pools"] = sorted({*self.state["pools"], *pools})
+        if conf is not None:
+            self.state["conf"] = conf
         for folder in ("run", "log", "crash", "mon.a", "mgr.x"):
             (self.dir / folder).mkdir(exist_ok=True)
         self.save()
@@ -495,7 +499,7 @@ class Cluster:
         )
         for name in self.lusd_names():
             text += f"\n[client.{name}]\nkeyring = {self.dir}/{name}/keyring\nlog file = {self.log(name)}\n"
-        self.conf.write_text(text)
+        self.conf.write_text(_with_options(text, self.state.get("conf", {})))
 
     def _write_keyrings(self):
         self._write_key(self.keyring, "client.admin")
@@ -721,6 +725,25 @@ class Cluster:
                     f"waited {START_SECONDS} s for {what}", f"see the logs in {self.dir}/log ({name}), then repeat `up`"
                 )
             time.sleep(0.05)
+
+
+def _with_options(text, conf):
+    """A configuration file with options of {section: {option: value}} in place of those it has under the same names."""
+    lines = text.splitlines()
+    for section, options in conf.items():
+        options = {_option_name(name): value for name, value in options.items()}
+        if f"[{section}]" not in lines:
+            lines += ["", f"[{section}]"]
+        begin = lines.index(f"[{section}]") + 1
+        end = next((i for i in range(begin, len(lines)) if lines[i].startswith("[")), len(lines))
+        kept = [line for line in lines[begin:end] if _option_name(line.partition("=")[0]) not in options]
+        lines[begin:end] = [*(f"{name} = {value}" for name, value in options.items()), *kept]
+    return "\n".join(lines) + "\n"
+
+
+def _option_name(text):
+    """Ceph takes `mon-data`, `mon data` and `mon_data` for the same."""
+    return re.sub(r"[-_ ]+", "_", text.strip())
 
 
 def _new_key(entity):

@@ -41,6 +41,16 @@ CHECKS = {
     "util-linux": "unshare",
     "zlib1g-dev": "/usr/include/zlib.h",
 }
+# What qa/bench compares with, and draws with.
+BENCH = {
+    "python3-pygal": "/usr/lib/python3/dist-packages/pygal",
+    "tgt": "tgtd",
+    "tgt-rbd": "/usr/lib/tgt/backing-store/bs_rbd.so",
+}
+# What qa/run makes its Python environment with.
+VENV = {"python3-venv": "/usr/lib/python3.*/ensurepip/__init__.py"}
+# What qa/bench/micro counts instructions with.
+MICRO = {"valgrind": "valgrind"}
 
 _POLICY = pathlib.Path("/usr/sbin/policy-rc.d")
 _POLICY_MARK = "# Placed by LUS's tools for the time of one installation: no service may start."

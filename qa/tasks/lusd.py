@@ -1,0 +1,389 @@
+"""
+Run LUS daemons (lusd)
+"""
+
+import contextlib
+import json
+import logging
+import signal
+import time
+
+from teuthology import misc
+from teuthology.exceptions import CommandFailedError, ConfigError, ConnectionLostError
+from teuthology.orchestra import run
+
+log = logging.getLogger(__name__)
+
+TYPE = "lus"
+MAP_POOL = ".lus"
+# A portal's port where nothing else is configured: iSCSI's own.
+PORT_BASE = 3260
+START_SECONDS = 60
+# lusd itself gives up draining before (lus_drain_timeout).
+STOP_SECONDS = 60
+POLL_SECONDS = 0.2
+
+DEFAULTS = dict(
+    daemons=None,
+    pools=["rbd"],
+    data_pools=[],
+    conf={},
+    port_base=PORT_BASE,
+    data_dir="/var/lib/ceph/lus",
+    log_dir="/var/log/ceph",
+    pid_dir="/run/ceph",
+)
+
+
+@contextlib.contextmanager
+def task(ctx, config):
+    """
+    Run one lusd for each role lus.ID, with the cephx user client.lus.ID.
+
+    It makes the pool of the LUS map (.lus) and the pools for images where they are
+    missing, users and keyrings, starts the daemons in the foreground, and goes on when
+    the LUS map has them all as up. At the end they get SIGTERM: one that ended before,
+    or that does not exit with 0, fails the job.
+
+    For example::
+
+        roles:
+        - [mon.a, mgr.x, osd.0, lus.a, lus.b, client.0]
+        tasks:
+        - install:
+        - ceph:
+        - lusd:
+            pools: [rbd, fast]
+            data_pools: [ec]
+            conf:
+              lus_data_memory: 64M
+
+    Keys, all optional; `overrides: lusd:` is merged into them:
+
+        daemons: [a, b]     these roles only
+        pools: [rbd]        pools for images; made where they are missing
+        data_pools: []      pools for the data of images, for the daemons' rights only;
+                            who needs an erasure coded one makes it first (`exec`)
+        conf: {}            options of lusd
+        port_base: 3260     portal of the first daemon of a machine; the next ones follow
+        data_dir, log_dir, pid_dir
+
+    While it runs::
+
+        - lusd.restart: [a]     SIGTERM, a clean end, start
+        - lusd.stop: [a]        SIGTERM, a clean end
+        - lusd.kill: [a]        SIGKILL
+        - lusd.start: [a]
+
+    Without a list they are for all daemons. They end when the map says what they did,
+    but for kill: nothing in the map says that a daemon is gone.
+    """
+    config = _merged(ctx, config)
+    roles = _roles(ctx, config)
+    ctx.lusd = {}
+    _make_pools(ctx, config)
+    for id_, (remote, port) in roles.items():
+        ctx.lusd[id_] = _prepare(ctx, config, id_, remote, port)
+    with _running(ctx):
+        yield
+
+
+def restart(ctx, config):
+    """
+    Stop daemons in order and start them again
+    """
+    for id_ in daemon_ids(ctx, config):
+        stop_daemon(ctx, id_)
+        start_daemon(ctx, id_)
+
+
+def stop(ctx, config):
+    """
+    Stop daemons in order
+    """
+    for id_ in daemon_ids(ctx, config):
+        stop_daemon(ctx, id_)
+
+
+def kill(ctx, config):
+    """
+    Kill daemons
+    """
+    for id_ in daemon_ids(ctx, config):
+        kill_daemon(ctx, id_)
+
+
+def start(ctx, config):
+    """
+    Start daemons that were stopped or killed
+    """
+    for id_ in daemon_ids(ctx, config):
+        start_daemon(ctx, id_)
+
+
+# For other tasks
+
+
+def daemon_ids(ctx, config=None):
+    """
+    The ids that a list of `a` or `lus.a` names; of all daemons for None
+
+    :raises: :class:`ConfigError` for a daemon that the task lusd does not run
+    """
+    if config is None:
+        return list(ctx.lusd)
+    ids = [name[len(TYPE) + 1 :] if name.startswith(TYPE + ".") else name for name in config]
+    for id_ in ids:
+        if id_ not in ctx.lusd:
+            raise ConfigError("there is no daemon %s.%s" % (TYPE, id_))
+    return ids
+
+
+def portal(ctx, id_):
+    """
+    ADDRESS:PORT at which a daemon listens
+    """
+    return ctx.lusd[id_]["portal"]
+
+
+def start_daemon(ctx, id_, wait=True):
+    """
+    Start a daemon; with `wait`, until the LUS map has this very instance as up
+
+    :raises: :class:`RuntimeError` if it ends or is not up within START_SECONDS
+    """
+    daemon = _daemon(ctx, id_)
+    if daemon.running():
+        raise RuntimeError("lus.%s runs already" % id_)
+    before = _in_map(ctx, id_).get("up_from", 0)
+    daemon.restart()
+    if wait:
+        wait_until_up(ctx, id_, before)
+
+
+def wait_until_up(ctx, id_, after=0):
+    """
+    Wait until the map has a daemon as up, registered in an epoch later than `after`
+    """
+    daemon = _daemon(ctx, id_)
+    end = time.monotonic() + START_SECONDS
+    while True:
+        shown = _in_map(ctx, id_)
+        if shown.get("state") == "up" and shown["up_from"] > after:
+            log.info("lus.%s is up since epoch %d", id_, shown["up_from"])
+            return
+        if daemon.finished():
+            raise RuntimeError("lus.%s ended while it started, with status %s" % (id_, _reap(daemon)))
+        if time.monotonic() > end:
+            raise RuntimeError("lus.%s is not up after %d s; the map has %s" % (id_, START_SECONDS, shown))
+        time.sleep(POLL_SECONDS)
+
+
+def stop_daemon(ctx, id_):
+    """
+    SIGTERM, and wait for the end
+
+    :raises: :class:`RuntimeError` if it ended before, does not end, or does not exit with 0
+    """
+    daemon = _daemon(ctx, id_)
+    if daemon.finished():
+        status = _reap(daemon)
+        raise RuntimeError("lus.%s ended by itself, with status %s" % (id_, status))
+    daemon.signal(signal.SIGTERM)
+    if not _ended(daemon, STOP_SECONDS):
+        kill_daemon(ctx, id_)
+        raise RuntimeError("lus.%s did not end within %d s of SIGTERM" % (id_, STOP_SECONDS))
+    status = _reap(daemon)
+    if status != 0:
+        raise RuntimeError("lus.%s did not end well: status %s after SIGTERM" % (id_, status))
+
+
+def kill_daemon(ctx, id_):
+    """
+    SIGKILL, and wait for the end
+
+    :raises: :class:`RuntimeError` if it had ended before
+    """
+    daemon = _daemon(ctx, id_)
+    if daemon.finished():
+        status = _reap(daemon)
+        raise RuntimeError("lus.%s ended by itself, with status %s" % (id_, status))
+    daemon.signal(signal.SIGKILL)
+    if not _ended(daemon, STOP_SECONDS):
+        raise RuntimeError("lus.%s did not end on SIGKILL" % id_)
+    _reap(daemon)
+
+
+# Parts of the task
+
+
+def _merged(ctx, config):
+    if config is None:
+        config = {}
+    if not isinstance(config, dict):
+        raise ConfigError("task lusd only supports a dictionary for configuration")
+    overrides = ctx.config.get("overrides", {})
+    config = misc.deep_merge(dict(config), overrides.get("lusd", {}))
+    unknown = sorted(set(config) - set(DEFAULTS))
+    if unknown:
+        raise ConfigError("task lusd does not know %s" % ", ".join(unknown))
+    return dict(DEFAULTS, **config)
+
+
+def _roles(ctx, config):
+    """
+    The remote and the port of each daemon, by id
+    """
+    found = {}
+    for remote, roles in ctx.cluster.remotes.items():
+        ids = [id_ for id_ in misc.roles_of_type(roles, TYPE) if config["daemons"] is None or id_ in config["daemons"]]
+        for number, id_ in enumerate(ids):
+            found[id_] = (remote, config["port_base"] + number)
+    missing = sorted(set(config["daemons"] or []) - set(found))
+    if missing or not found:
+        raise ConfigError("no role for lusd: %s" % ", ".join("lus." + id_ for id_ in missing or ["*"]))
+    return {id_: found[id_] for id_ in config["daemons"] or sorted(found)}
+
+
+def _first_mon(ctx):
+    (remote,) = ctx.cluster.only(misc.get_first_mon(ctx, {}, "ceph")).remotes
+    return remote
+
+
+def _ceph(ctx, *words):
+    # Quiet: some answers are keys.
+    return _first_mon(ctx).sh(["sudo", "ceph", "--cluster", "ceph"] + list(words), quiet=True)
+
+
+def _make_pools(ctx, config):
+    there = json.loads(_ceph(ctx, "osd", "pool", "ls", "-f", "json"))
+    sure = "--yes-i-really-mean-it"
+    if MAP_POOL not in there:
+        _ceph(ctx, "osd", "pool", "create", MAP_POOL, sure)
+        _ceph(ctx, "osd", "pool", "application", "enable", MAP_POOL, "lus", sure)
+    for pool in config["pools"]:
+        if pool not in there:
+            _ceph(ctx, "osd", "pool", "create", pool)
+            _first_mon(ctx).run(args=["sudo", "rbd", "--cluster", "ceph", "pool", "init", pool])
+
+
+def _prepare(ctx, config, id_, remote, port):
+    """
+    User, keyring and registration of one daemon; returns what other functions look up
+    """
+    entity = "client.lus." + id_
+    image_pools = config["pools"] + config["data_pools"]
+    osd = ", ".join(["profile rbd pool=" + pool for pool in image_pools] + ["allow rwx pool=" + MAP_POOL])
+    keyring = _ceph(ctx, "auth", "get-or-create", entity)
+    _ceph(
+        ctx,
+        "auth",
+        "caps",
+        entity,
+        "mon",
+        "allow profile rbd, allow r, allow command 'config-key get' with key prefix 'lus/'",
+        "mgr",
+        "profile rbd",
+        "osd",
+        osd,
+    )
+    data_dir = "%s/ceph-%s" % (config["data_dir"], id_)
+    remote.run(args=["sudo", "mkdir", "-p", data_dir, config["log_dir"], config["pid_dir"]])
+    remote.sudo_write_file(data_dir + "/keyring", keyring, mode="0600")
+    address = "%s:%d" % (remote.ip_address, port)
+    args = [
+        "sudo",
+        "adjust-ulimits",
+        "ceph-coverage",
+        "%s/archive/coverage" % misc.get_testdir(ctx),
+        "daemon-helper",
+        "term",
+        "lusd",
+        "-f",
+        "--cluster",
+        "ceph",
+        "-i",
+        id_,
+        "--keyring",
+        data_dir + "/keyring",
+        "--lus-portal",
+        address,
+        "--log-file",
+        "%s/ceph-%s.log" % (config["log_dir"], entity),
+        "--pid-file",
+        "%s/lus.%s.pid" % (config["pid_dir"], id_),
+    ]
+    for name, value in config["conf"].items():
+        args += ["--" + name.replace("_", "-").replace(" ", "-"), str(value)]
+    return dict(remote=remote, portal=address, args=args)
+
+
+@contextlib.contextmanager
+def _running(ctx):
+    started = []
+    try:
+        for id_, lusd in ctx.lusd.items():
+            before = _in_map(ctx, id_).get("up_from", 0)
+            started.append((id_, before))
+            ctx.daemons.add_daemon(
+                lusd["remote"],
+                TYPE,
+                id_,
+                args=lusd["args"],
+                logger=log.getChild("lus." + id_),
+                # Its input is how daemon-helper gets signals.
+                stdin=run.PIPE,
+                wait=False,
+                check_status=False,
+            )
+        for id_, before in started:
+            wait_until_up(ctx, id_, before)
+        yield
+    finally:
+        _stop_all(ctx, [id_ for id_, _ in started])
+
+
+def _stop_all(ctx, ids):
+    failures = []
+    for id_ in ids:
+        if not _daemon(ctx, id_).running():
+            # A task killed or stopped it, and did not start it again.
+            log.info("lus.%s does not run", id_)
+            continue
+        try:
+            stop_daemon(ctx, id_)
+        except (RuntimeError, CommandFailedError, ConnectionLostError) as error:
+            log.error("%s", error)
+            failures.append(str(error))
+    if failures:
+        raise RuntimeError("; ".join(failures))
+
+
+def _daemon(ctx, id_):
+    return ctx.daemons.get_daemon(TYPE, id_)
+
+
+def _in_map(ctx, id_):
+    """
+    What `lus daemon ls` has of a daemon; nothing for one that never registered
+    """
+    out = ctx.lusd[id_]["remote"].sh(["sudo", "lus", "--cluster", "ceph", "daemon", "ls", "-f", "json"])
+    return next((entry for entry in json.loads(out) if entry["id"] == id_), {})
+
+
+def _ended(daemon, seconds):
+    end = time.monotonic() + seconds
+    while not daemon.finished():
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_SECONDS / 4)
+    return True
+
+
+def _reap(daemon):
+    """
+    The exit status of a daemon that ended
+    """
+    status = daemon.proc.exitstatus
+    daemon.wait()
+    return status
