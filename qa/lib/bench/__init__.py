@@ -1,0 +1,1 @@
+"""What qa/bench/run is made of: rows, sides (targets), load, figures, report."""
