@@ -103,9 +103,9 @@ def await_true(what, condition, seconds, pause=0.05):
 _children = []
 
 
-def spawn(argv, *, patience=10, **options):
+def spawn(argv, *, patience=10, stdin=subprocess.DEVNULL, **options):
     """Starts a process that is ended with the check at the latest: SIGTERM, and SIGKILL after `patience` seconds."""
-    child = subprocess.Popen([str(word) for word in argv], stdin=subprocess.DEVNULL, **options)
+    child = subprocess.Popen([str(word) for word in argv], stdin=stdin, **options)
     child.patience = patience
     _children.append(child)
     return child
