@@ -12,15 +12,19 @@ import gevent.subprocess as subprocess
 from teuthology.orchestra.cluster import Cluster
 from teuthology.orchestra.remote import Remote
 
-ADDRESS = "127.0.0.1"
+# Each remote has an address of its own, all of them the loopback's: two daemons on two "machines" may have the same port.
+ADDRESS = "127.0.0.{number}"
 USER = "root"
 
 
 class _Transport:
     """A connection that is always there."""
 
+    def __init__(self, address):
+        self._address = address
+
     def getpeername(self):
-        return ADDRESS, 22
+        return self._address, 22
 
     def is_active(self):
         return True
@@ -119,12 +123,12 @@ class _Files:
 
 
 class LocalClient:
-    """Runs commands by bash in an environment and a home of their own; what each leaves open is closed with it."""
+    """Runs commands by bash in an environment and a home of their own."""
 
-    def __init__(self, env, home):
+    def __init__(self, address, env, home):
         self._env = env
         self._home = home
-        self._transport = _Transport()
+        self._transport = _Transport(address)
 
     def get_transport(self):
         return self._transport
@@ -152,8 +156,8 @@ class LocalClient:
 
 def cluster_of(roles, env, home):
     """teuthology's Cluster for the roles of a job: each inner list is a remote, and each remote is this machine."""
-    client = LocalClient(env, home)
-    remotes = [Remote(f"{USER}@local{number}", ssh=client) for number in range(1, len(roles) + 1)]
+    clients = [LocalClient(ADDRESS.format(number=number), env, home) for number in range(1, len(roles) + 1)]
+    remotes = [Remote(f"{USER}@local{number}", ssh=client) for number, client in enumerate(clients, 1)]
     return Cluster(remotes=list(zip(remotes, roles)))
 
 

@@ -10,16 +10,18 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 import qa  # noqa: E402
+import qemu  # noqa: E402
 import relay  # noqa: E402
 
 NAME = "smoke"
 LU = "rbd/qa-smoke"
 SIZE_MIB = 64
-DIGESTS = {"none": "None", "header": "CRC32C"}
 STANDBY = "02/04/0c"
 SETTLE_S = 30  # from a change of the map to its effect at every daemon
-# (offset, length) in bytes of what is written: both ends, one block of 4096, and a stretch over an object's end.
-WRITES = ((0, 65536), (4096 * 1000, 4096), (4 * qa.MIB - 32768, 65536), (SIZE_MIB * qa.MIB - 8192, 8192))
+# Bytes of each write and read. From 32 KiB on QEMU 7.2 asks a disk for its mapping first, in a length that it then finds unaligned if blocks have 4096 bytes.
+LENGTH = 16384
+# Where, in bytes: both ends, in the middle of an object, over the end of one.
+OFFSETS = (0, 4096 * 900, 4 * qa.MIB - LENGTH // 2, SIZE_MIB * qa.MIB - LENGTH)
 
 
 def outcomes(url, *commands):
@@ -54,25 +56,16 @@ def check_geometry(url, block_size):
     qa.say(f"{blocks} blocks of {size} bytes")
 
 
-def qemu_io(target, portal, lun, digest, *commands):
-    """Runs qemu-io's commands on the LUN; a read of a pattern that is not there fails it."""
-    options = f"driver=iscsi,transport=tcp,portal={portal},target={target.iqn},lun={lun},header-digest={'crc32c' if digest == 'header' else 'none'}"
-    words = [word for command in commands for word in ("-c", command)]
-    output = qa.run(["qemu-io", "--image-opts", *words, options]).stdout
-    qa.require("Pattern verification failed" not in output, f"what was written is not what is read:\n{output}")
-    qa.require("failed" not in output, output)
-
-
 def check_data(target, lun, portal, digest):
-    """Writes, reads them back in a second session, and finds zeros around."""
-    patterns = [(f"-P {number}", offset, length) for number, (offset, length) in enumerate(WRITES, 0xA0)]
+    """Writes, reads it back in a second session, and finds zeros beside it."""
+    patterns = list(enumerate(OFFSETS, 0xA0))
     with relay.Relay(portal) as ear:
-        qemu_io(target, ear.portal, lun, digest, *(f"write {pattern} {offset} {length}" for pattern, offset, length in patterns), "flush")
+        qemu.io(target.url(lun, portal=ear.portal), [*(f"write -P {number} {offset} {LENGTH}" for number, offset in patterns), "flush"], digest)
         agreed = ear.agreed("HeaderDigest")
-    qa.require(agreed == DIGESTS[digest], f"header digest {digest} was wanted, {agreed} was agreed on")
-    zeros = f"read -P 0 {WRITES[0][1]} {WRITES[1][0] - WRITES[0][1]}"
-    qemu_io(target, portal, lun, digest, *(f"read {pattern} {offset} {length}" for pattern, offset, length in patterns), zeros)
-    qa.say(f"{len(WRITES)} writes read back, header digest {agreed}")
+    qa.require(agreed == ("CRC32C" if digest else "None"), f"header digest {agreed} was agreed on")
+    url = target.url(lun, portal=portal)
+    qemu.io(url, [*(f"read -P {number} {offset} {LENGTH}" for number, offset in patterns), f"read -P 0 {LENGTH} {LENGTH}"], digest)
+    qa.say(f"{len(OFFSETS)} writes read back, header digest {agreed}")
 
 
 def check_removed(cluster, target, portal):
@@ -87,7 +80,7 @@ def check_removed(cluster, target, portal):
 
 
 def main():
-    block_size, digest = int(os.environ["BLOCK_SIZE"]), os.environ["DIGEST"]
+    block_size, digest = int(os.environ["BLOCK_SIZE"]), qa.digest_wanted()
     cluster = qa.Cluster.given()
     portals = cluster.portals
     qa.require(portals, "`lus daemon ls` has no daemon that is up")
