@@ -1,8 +1,10 @@
 """What is measured beside each other: lusd, tgt, SPDK, and librbd without any target between."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import subprocess
 
 import qa
 from tgt import Tgt
@@ -12,6 +14,8 @@ from bench.spdk import Spdk
 
 NULL_SIZE = 1 << 40  # tgt's null device has this size and no other
 _LUSD_START_S = 30
+_TGT_END_S = 5
+_WATCH_S = 45  # an image that a client left open has its watch for 30 s
 # One librbd for all who use it: these are what lusd sets (lusd/ceph/src/options.rs; lus_data_client_threads is 1). Without the cache a write that was
 # acknowledged is on the OSDs, for everybody; one thread each is what costs least for an operation. So the limit is that of the same librbd.
 LIBRBD = {"rbd_cache": "false", "librados_thread_count": "1", "ms_async_op_threads": "1"}
@@ -36,6 +40,15 @@ class EqualTgt(Tgt):
         super().start()
         for name, value in _TGT_LOGIN.items():
             self._admin("--mode", "target", "--op", "update", "--tid", "1", "--name", name, "--value", str(value))
+
+    def stop(self):
+        """Ends it in order: an image that was not closed cannot be removed for half a minute."""
+        if self.child and self.child.poll() is None:
+            qa.run(["tgtadm", "--lld", "iscsi", "--mode", "target", "--op", "delete", "--force", "--tid", "1"], env=self.env, check=False)
+            qa.run(["tgtadm", "--lld", "iscsi", "--mode", "system", "--op", "delete"], env=self.env, check=False)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(_TGT_END_S)
+        super().stop()
 
 
 class Side:
@@ -149,14 +162,19 @@ class Bench:
         if backend != "rbd":
             yield
             return
-        rbd, image = self.cluster.rbd, _image(name)
-        rbd("rm", "--no-progress", image, check=False)
-        rbd("create", image, "--size", f"{SIZE >> 20}M")
+        image = _image(name)
+        self._remove(image)
+        self.cluster.rbd("create", image, "--size", f"{SIZE >> 20}M")
         self._pass("write", image)
         try:
             yield
         finally:
-            rbd("rm", "--no-progress", image, check=False)
+            self._remove(image)
+
+    def _remove(self, image):
+        """Removes an image, if there is one; whoever left it open is waited for."""
+        gone = lambda: self.cluster.rbd("rm", "--no-progress", image, check=False).returncode in (0, errno.ENOENT)  # noqa: E731
+        qa.await_true(f"{image} is removed", gone, _WATCH_S, pause=1)
 
     def _pass(self, kind, image):
         """Reads or writes an image from its beginning to its end."""
