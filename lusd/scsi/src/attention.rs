@@ -39,6 +39,8 @@ pub enum UnitAttention {
     CapacityDataHasChanged,
     /// MODE PARAMETERS CHANGED.
     ModeParametersChanged,
+    /// ASYMMETRIC ACCESS STATE CHANGED: of some target port group of the logical unit.
+    AsymmetricAccessStateChanged,
 }
 
 /// Number of kinds.
@@ -46,7 +48,7 @@ const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
     /// All kinds, the one to be reported first in front (SAM-5; beyond the resets the order is ours).
-    pub const ORDER: [UnitAttention; 9] = [
+    pub const ORDER: [UnitAttention; 10] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
         UnitAttention::DeviceReset,
@@ -56,6 +58,7 @@ impl UnitAttention {
         UnitAttention::InquiryDataHasChanged,
         UnitAttention::CapacityDataHasChanged,
         UnitAttention::ModeParametersChanged,
+        UnitAttention::AsymmetricAccessStateChanged,
     ];
 
     /// The sense of each kind.
@@ -70,6 +73,7 @@ impl UnitAttention {
             UnitAttention::InquiryDataHasChanged => (0x3f, 0x03),
             UnitAttention::CapacityDataHasChanged => (0x2a, 0x09),
             UnitAttention::ModeParametersChanged => (0x2a, 0x01),
+            UnitAttention::AsymmetricAccessStateChanged => (0x2a, 0x06),
         };
         SenseCode::new(SenseKey::UnitAttention, asc, ascq)
     }
@@ -102,6 +106,14 @@ impl Pending {
         } else {
             self.0 |= bit;
         }
+        // To a nexus that has not been told of its own beginning no state was reported that could have changed.
+        if self.has(UnitAttention::PowerOn) {
+            self.remove(UnitAttention::AsymmetricAccessStateChanged);
+        }
+    }
+
+    fn has(self, attention: UnitAttention) -> bool {
+        self.0 & 1 << attention as u16 != 0
     }
 
     fn remove(&mut self, attention: UnitAttention) {
@@ -109,7 +121,7 @@ impl Pending {
     }
 
     fn first(self) -> Option<UnitAttention> {
-        UnitAttention::ORDER.into_iter().find(|attention| self.0 & 1 << *attention as u16 != 0)
+        UnitAttention::ORDER.into_iter().find(|attention| self.has(*attention))
     }
 }
 
@@ -205,10 +217,23 @@ impl NexusLu {
 
     #[cold]
     fn take_pending(&self, log: &AttentionLog) -> Option<CheckCondition> {
+        self.take_one(log, Pending::first)
+    }
+
+    /// Takes this unit attention, if it is pending, past whatever is to be reported before it.
+    pub(crate) fn take_only(&self, log: &AttentionLog, attention: UnitAttention) -> Option<CheckCondition> {
+        self.take_one(log, |pending| pending.has(attention).then_some(attention))
+    }
+
+    fn take_one(
+        &self,
+        log: &AttentionLog,
+        choose: impl FnOnce(Pending) -> Option<UnitAttention>,
+    ) -> Option<CheckCondition> {
         let latest = lock(&log.latest);
         let mut queue = lock(&self.queue);
         queue.absorb(&latest, log.generation.load(Ordering::Acquire));
-        let attention = queue.pending.first();
+        let attention = choose(queue.pending);
         if let Some(attention) = attention {
             queue.pending.remove(attention);
         }

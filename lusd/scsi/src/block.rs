@@ -174,7 +174,7 @@ impl BackendError {
         let check: CheckCondition = match self {
             BackendError::Busy => return (Status::Busy, None),
             BackendError::TaskSetFull => return (Status::TaskSetFull, None),
-            BackendError::NotOwner => return not_ready(AccessState::NotOwner),
+            BackendError::NotOwner => return not_ready(AccessState::Standby),
             BackendError::Transitioning => return not_ready(AccessState::Transitioning),
             BackendError::MediumRead => CheckCondition::from(Fault::UnrecoveredRead).with_information(lba),
             BackendError::MediumWrite => CheckCondition::from(Fault::Write).with_information(lba),

@@ -22,6 +22,7 @@
 //! - Deliberately absent: ACA (NORMACA=0), protection information, linked and third-party commands, medium removal.
 #![forbid(unsafe_code)]
 
+mod alua;
 mod attention;
 mod block;
 mod cdb;
@@ -36,11 +37,12 @@ mod status;
 mod table;
 mod vpd;
 
+pub use crate::alua::{PortGroup, PortGroupState, PortGroups};
 pub use crate::attention::{NexusLu, UnitAttention};
 pub use crate::block::{BackendError, BlockOp, Comparand, Range};
 pub use crate::lu::{
     AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
-    LogicalUnitError, MAX_TRANSFER_BYTES, NOT_SERVED, Naa, SERIAL_BYTES_MAX,
+    LogicalUnitError, MAX_TRANSFER_BYTES, Naa, SERIAL_BYTES_MAX,
 };
 pub use crate::lun::Lun;
 pub use crate::plan::{After, Context, Parameters, Plan, SessionView, Step, Unit, plan};

@@ -10,10 +10,12 @@ mod limits;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub use self::access::{AccessState, NOT_SERVED};
+pub use self::access::AccessState;
+use self::access::TRANSITION;
 pub use self::identity::{Identity, IdentityError, Naa, SERIAL_BYTES_MAX};
 pub use self::limits::{Limits, MAX_TRANSFER_BYTES};
 pub(crate) use self::limits::{UNMAP_DESCRIPTOR_BYTES, UNMAP_HEADER_BYTES};
+use crate::alua::{PortGroupState, PortGroups, Shown};
 use crate::attention::{AttentionLog, NexusLu, UnitAttention};
 use crate::block::BlockOp;
 use crate::sense::{CheckCondition, Fault, SenseFormat};
@@ -103,6 +105,8 @@ pub enum LogicalUnitError {
 #[derive(Debug)]
 pub struct LogicalUnit {
     identity: RwLock<Arc<Identity>>,
+    /// What hosts are told of target port groups; `access` is written under its lock.
+    shown: RwLock<Shown>,
     block_size: BlockSize,
     physical_block_exponent: u8,
     thin: bool,
@@ -133,6 +137,7 @@ impl LogicalUnit {
         }
         Ok(LogicalUnit {
             identity: RwLock::new(Arc::new(config.identity)),
+            shown: RwLock::new(Shown { groups: PortGroups::default(), access }),
             block_size: config.block_size,
             physical_block_exponent: config.physical_block_exponent,
             thin: config.thin,
@@ -214,9 +219,58 @@ impl LogicalUnit {
     }
 
     /// Opens or shuts the logical unit for commands that are planned from now on. Those already under way are the
-    /// business of the daemon's gate.
+    /// business of the daemon's gate, and of [`LogicalUnit::displaced`]. A difference in the state of a target port group is told
+    /// to every nexus.
     pub fn set_access(&self, access: AccessState) {
-        self.access.store(access as u8, Ordering::Release);
+        self.show(|shown| {
+            shown.access = access;
+            self.access.store(access as u8, Ordering::Release);
+        });
+    }
+
+    /// The target port groups as the map has them now; without any the logical unit is not asymmetric. What REPORT TARGET PORT
+    /// GROUPS says follows from these and the access state alone; a difference is told to every nexus. No lock of the path of a read
+    /// or write.
+    pub fn set_port_groups(&self, groups: PortGroups) {
+        self.show(|shown| shown.groups = groups);
+    }
+
+    fn show(&self, change: impl FnOnce(&mut Shown)) {
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        let before = shown.clone();
+        change(&mut shown);
+        if before.groups.is_empty() != shown.groups.is_empty() {
+            self.raise(UnitAttention::InquiryDataHasChanged, None); // TPGS
+        }
+        if !before.looks_like(&shown) {
+            self.raise(UnitAttention::AsymmetricAccessStateChanged, None);
+        }
+    }
+
+    /// Whether there are target port groups.
+    pub fn is_asymmetric(&self) -> bool {
+        !self.shown.read().unwrap_or_else(PoisonError::into_inner).groups.is_empty()
+    }
+
+    /// Calls `each` for every target port group, in the order in which they are reported.
+    pub fn each_port_group(&self, mut each: impl FnMut(u16, PortGroupState)) {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        shown.states().for_each(|(tag, state)| each(tag, state));
+    }
+
+    /// What a command is told that was planned while the logical unit was served here, waited (for its data, for memory, at the
+    /// gate), and finds it served no more; nothing of it was done. ASYMMETRIC ACCESS STATE CHANGED, once, where `nexus` has not been
+    /// told of that yet; else why, which for a logical unit that moves is ASYMMETRIC ACCESS STATE TRANSITION: hosts ask for the
+    /// states then, and try again on the new path. STANDBY would make them give this path up.
+    pub fn displaced(&self, nexus: Option<&NexusLu>) -> CheckCondition {
+        let told = nexus
+            .and_then(|nexus| nexus.take_only(&self.attentions, UnitAttention::AsymmetricAccessStateChanged));
+        told.unwrap_or_else(|| {
+            CheckCondition::new(match self.access() {
+                AccessState::Serving | AccessState::Standby => TRANSITION,
+                other => other.code().unwrap_or(TRANSITION),
+            })
+        })
     }
 
     /// Whether the medium is protected against writes, by configuration or by SWP.

@@ -10,7 +10,7 @@ use crate::sbc::{UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
 use crate::spc::ModeSelect;
 use crate::table::{self, Flags, Handler};
-use crate::{LogicalUnit, TargetPort};
+use crate::{AccessState, LogicalUnit, TargetPort};
 
 /// What a session shows of its logical units, for REPORT LUNS.
 pub trait SessionView {
@@ -84,7 +84,9 @@ impl Parameters {
     /// Checks `data_out` (at most [`Plan::transfer_out`] bytes) and does what needs no medium.
     pub fn finish(self, unit: Unit<'_>, data_out: &[u8]) -> Result<After, CheckCondition> {
         // Data-out may have taken long to arrive.
-        unit.lu.access().check()?;
+        if unit.lu.access() != AccessState::Serving {
+            return Err(unit.lu.displaced(Some(unit.nexus)));
+        }
         match self.0 {
             ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
             ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),
@@ -191,15 +193,14 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
         }
         Some(unit) => {
             let row = row?;
+            row.check_offered(unit.lu)?;
             row.check(&cdb, len, unit.lu.is_thin())?;
             if !row.flags.has(Flags::DURING_ATTENTION)
                 && let Some(attention) = unit.nexus.take(&unit.lu.attentions)
             {
                 return Err(attention);
             }
-            if !row.flags.has(Flags::NOT_SERVING) {
-                unit.lu.access().check()?;
-            }
+            unit.lu.access().check_command(row.flags)?;
             if row.flags.has(Flags::WRITES) {
                 unit.lu.check_writable()?;
             }

@@ -7,6 +7,7 @@ mod mode_sense;
 mod opcodes;
 mod ready;
 mod report_luns;
+mod target_port_groups;
 
 pub(crate) use self::inquiry::{DISK, NO_UNIT, inquiry};
 pub(crate) use self::mode_select::{ModeSelect, mode_select_6, mode_select_10};
@@ -16,3 +17,4 @@ pub(crate) use self::opcodes::{
 };
 pub(crate) use self::ready::{prevent_allow_medium_removal, request_sense, test_unit_ready};
 pub(crate) use self::report_luns::report_luns;
+pub(crate) use self::target_port_groups::{EXTENDED_HEADER, report_target_port_groups};

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cdb::{CDB_BYTES_MAX, Cdb};
 use crate::plan::{Plan, Request, Unit};
 use crate::sense::{CheckCondition, Fault};
-use crate::{sbc, spc};
+use crate::{LogicalUnit, sbc, spc};
 
 /// Properties of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// Answered where the LUN has no logical unit.
     pub const WITHOUT_UNIT: Flags = Flags(1);
-    /// Answered while this daemon does not serve the logical unit.
+    /// Answered in every access state.
     pub const NOT_SERVING: Flags = Flags(1 << 1);
     /// Not interrupted by a pending unit attention (SAM-5 5.14).
     pub const DURING_ATTENTION: Flags = Flags(1 << 2);
@@ -26,14 +26,20 @@ impl Flags {
     pub const WRITES: Flags = Flags(1 << 4);
     /// Offered by thin provisioned logical units only.
     pub const THIN: Flags = Flags(1 << 5);
+    /// Answered in standby too (SPC-4 5.11.2.5).
+    pub const STANDBY: Flags = Flags(1 << 6);
+    /// Offered by logical units with target port groups only.
+    pub const ASYMMETRIC: Flags = Flags(1 << 7);
 
-    const NAMES: [(Flags, &'static str); 6] = [
+    const NAMES: [(Flags, &'static str); 8] = [
         (Flags::WITHOUT_UNIT, "without unit"),
         (Flags::NOT_SERVING, "not serving"),
         (Flags::DURING_ATTENTION, "during attention"),
         (Flags::READS, "reads"),
         (Flags::WRITES, "writes"),
         (Flags::THIN, "thin"),
+        (Flags::STANDBY, "standby"),
+        (Flags::ASYMMETRIC, "asymmetric"),
     ];
 
     const fn and(self, other: Flags) -> Flags {
@@ -126,18 +132,29 @@ impl Row {
         if self.has_service_action { self.usage[1] & 0x1f } else { 0 }
     }
 
-    /// Whether a logical unit of this kind offers the command.
-    pub const fn is_offered(&self, thin: bool) -> bool {
-        thin || !self.flags.has(Flags::THIN)
+    /// Whether a logical unit offers the command.
+    #[inline]
+    pub fn is_offered(&self, lu: &LogicalUnit) -> bool {
+        (!self.flags.has(Flags::THIN) || lu.is_thin())
+            && (!self.flags.has(Flags::ASYMMETRIC) || lu.is_asymmetric())
+    }
+
+    /// Refuses what the logical unit does not offer as if it were not in the table.
+    #[inline]
+    pub(crate) fn check_offered(&self, lu: &LogicalUnit) -> Result<(), CheckCondition> {
+        if self.is_offered(lu) {
+            Ok(())
+        } else if self.has_service_action {
+            Err(NO_SUCH_SERVICE_ACTION)
+        } else {
+            Err(Fault::InvalidOperationCode.into())
+        }
     }
 
     /// Refuses a CDB that is too short or has a reserved bit set. An operation code fixes the CDB's length, so what
     /// follows it is padding.
     #[inline]
     pub(crate) fn check(&self, cdb: &Cdb, len: usize, thin: bool) -> Result<(), CheckCondition> {
-        if !self.is_offered(thin) {
-            return Err(Fault::InvalidOperationCode.into());
-        }
         if len < self.usage.len() {
             return Err(CheckCondition::invalid_field(len as u16, None));
         }
@@ -159,22 +176,23 @@ const MEDIUM_S: u32 = 60;
 const LONG_S: u32 = 120;
 
 const SURVEY: Flags = Flags::WITHOUT_UNIT.and(Flags::NOT_SERVING).and(Flags::DURING_ATTENTION);
+const PORT_GROUPS: Flags = Flags::NOT_SERVING.and(Flags::ASYMMETRIC);
 const READ: Flags = Flags::READS;
 const WRITE: Flags = Flags::WRITES;
 
 /// Sorted by operation code, then service action.
 #[rustfmt::skip]
-static ROWS: [Row; 36] = [
+static ROWS: [Row; 37] = [
     Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
     Row::new("WRITE (6)", &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_6)),
     Row::new("INQUIRY", &[0x12, 0x01, 0xff, 0xff, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::inquiry)),
     Row::new("MODE SELECT (6)", &[0x15, 0x10, 0, 0, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_6)),
-    Row::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_sense_6)),
+    Row::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_6)),
     Row::new("START STOP UNIT", &[0x1b, 0x01, 0, 0, 0x05, 0], Flags::NONE, MEDIUM_S, Handler::Unit(sbc::start_stop_unit)),
     Row::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::prevent_allow_medium_removal)),
-    Row::new("READ CAPACITY (10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_capacity_10)),
+    Row::new("READ CAPACITY (10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_10)),
     Row::new("READ (10)", &[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_10)),
     Row::new("WRITE (10)", &[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_10)),
     Row::new("WRITE AND VERIFY (10)", &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_and_verify_10)),
@@ -184,7 +202,7 @@ static ROWS: [Row; 36] = [
     Row::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_10)).thin_bits(0x08),
     Row::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], WRITE.and(Flags::THIN), LONG_S, Handler::Unit(sbc::unmap)),
     Row::new("MODE SELECT (10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_10)),
-    Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_sense_10)),
+    Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)),
     Row::new("READ (16)", &[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_16)),
     Row::new("WRITE (16)", &[0x8a, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_16)),
     Row::new("WRITE AND VERIFY (16)", &[0x8e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_and_verify_16)),
@@ -192,9 +210,10 @@ static ROWS: [Row; 36] = [
     Row::new("PRE-FETCH (16)", &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, QUICK_S, Handler::Unit(sbc::pre_fetch_16)),
     Row::new("SYNCHRONIZE CACHE (16)", &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_16)),
     Row::new("WRITE SAME (16)", &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_16)).thin_bits(0x08),
-    Row::new("READ CAPACITY (16)", &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_capacity_16)).service_action(),
+    Row::new("READ CAPACITY (16)", &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_16)).service_action(),
     Row::new("GET LBA STATUS", &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], READ, QUICK_S, Handler::Unit(sbc::get_lba_status)).service_action(),
     Row::new("REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], SURVEY, QUICK_S, Handler::Target(spc::report_luns)),
+    Row::new("REPORT TARGET PORT GROUPS", &[0xa3, 0x0a | spc::EXTENDED_HEADER, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], PORT_GROUPS, QUICK_S, Handler::Unit(spc::report_target_port_groups)).service_action(),
     Row::new("REPORT SUPPORTED OPERATION CODES", &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NOT_SERVING, QUICK_S, Handler::Unit(spc::report_supported_operation_codes)).service_action(),
     Row::new("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", &[0xa3, 0x0d, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NOT_SERVING, QUICK_S, Handler::Target(spc::report_supported_task_management_functions)).service_action(),
     Row::new("READ (12)", &[0xa8, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_12)),
@@ -246,11 +265,13 @@ pub(crate) fn find(cdb: &Cdb, len: usize) -> Result<&'static Row, CheckCondition
     if !row.has_service_action { Ok(row) } else { find_service_action(cdb) }
 }
 
+/// INVALID FIELD IN CDB at SERVICE ACTION.
+const NO_SUCH_SERVICE_ACTION: CheckCondition = CheckCondition::invalid_field(1, Some(4));
+
 #[cold]
 fn find_service_action(cdb: &Cdb) -> Result<&'static Row, CheckCondition> {
-    const SERVICE_ACTION_HIGH_BIT: u8 = 4;
     rows_of(cdb.opcode())
         .iter()
         .find(|row| row.service_action_code() == cdb.service_action())
-        .ok_or(CheckCondition::invalid_field(1, Some(SERVICE_ACTION_HIGH_BIT)))
+        .ok_or(NO_SUCH_SERVICE_ACTION)
 }

@@ -93,12 +93,12 @@ mod tests {
     #[test]
     fn what_hosts_see() {
         let lu = lu();
-        let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::NotOwner).unwrap();
+        let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::Standby).unwrap();
         assert_eq!((unit.capacity_bytes(), unit.blocks(), unit.is_thin()), (10 << 20, 20480, false));
         assert_eq!(unit.identity().serial(), "0123");
         let lu = Lu { block_size: BlockSize::B4096, wwn: Some("500a0b1234567890".parse().unwrap()), ..lu };
         let geometry = Geometry { size: 1 << 20, object_size: 8 << 20 };
-        let unit = logical_unit(&lu, geometry, AccessState::BecomingReady).unwrap();
+        let unit = logical_unit(&lu, geometry, AccessState::Transitioning).unwrap();
         assert_eq!((unit.physical_block_exponent(), unit.limits().object_bytes), (0, 8 << 20));
         assert_eq!(unit.identity().naa().to_string(), "500a0b1234567890");
     }

@@ -186,7 +186,7 @@ impl Task {
         let lu = self.current().lu;
         let mut client = self.shared.clients.of(&lu.id);
         let geometry = self.look(&lu).await.unwrap_or_else(|| Geometry::of_map(&lu));
-        let access = if self.current().here { AccessState::BecomingReady } else { AccessState::NotOwner };
+        let access = if self.current().here { AccessState::Transitioning } else { AccessState::Standby };
         let Some(mut unit) = self.make(&lu, geometry, access).await else { return };
         let mut pause = RETRY_MIN;
         loop {
@@ -196,13 +196,13 @@ impl Task {
             }
             if !wanted.here {
                 self.set(State::Idle);
-                unit.scsi.set_access(AccessState::NotOwner);
+                unit.scsi.set_access(AccessState::Standby);
                 unit = self.idle(unit).await;
                 continue;
             }
             if *self.state.borrow() == State::Idle {
                 self.set(State::Opening);
-                unit.scsi.set_access(AccessState::BecomingReady);
+                unit.scsi.set_access(AccessState::Transitioning);
             }
             let current = client.borrow_and_update().clone();
             match self.try_hold(&wanted.lu, &current).await {
@@ -242,7 +242,7 @@ impl Task {
         unit.scsi.set_access(if trouble.needs_somebody() {
             AccessState::ManualInterventionRequired
         } else {
-            AccessState::BecomingReady
+            AccessState::Transitioning
         });
         let state = State::Waiting(text);
         if *self.state.borrow() != state {
@@ -305,7 +305,7 @@ impl Task {
             Some(image) => Geometry { size: image.size(), object_size: image.layout().object_size },
             None => Geometry::of_map(lu),
         };
-        self.reshape(unit, lu, geometry, AccessState::BecomingReady).await
+        self.reshape(unit, lu, geometry, AccessState::Transitioning).await
     }
 
     async fn reshape(&self, unit: Arc<Unit>, lu: &Lu, geometry: Geometry, access: AccessState) -> Arc<Unit> {
@@ -327,7 +327,7 @@ impl Task {
         }
         let lu = self.current().lu;
         match self.look(&lu).await {
-            Some(geometry) => self.reshape(unit, &lu, geometry, AccessState::NotOwner).await,
+            Some(geometry) => self.reshape(unit, &lu, geometry, AccessState::Standby).await,
             None => unit,
         }
     }
@@ -437,7 +437,7 @@ impl Task {
     /// Lets it go in order.
     async fn release(&mut self, unit: &Arc<Unit>, held: Held, epoch: LuEpoch) {
         let Ok(backend) =
-            tokio::time::timeout(self.shared.drain_timeout, unit.stop(AccessState::NotOwner)).await
+            tokio::time::timeout(self.shared.drain_timeout, unit.stop(AccessState::Standby)).await
         else {
             error!(gate = ?unit.gate, "commands do not end: not released; whoever takes it over fences us");
             self.dead = Some(held.client.addr);
@@ -481,7 +481,7 @@ impl Task {
             Err(error) => warn!(%error, "cannot replace the RADOS client yet"),
         }
         // What is inside ends now: the client is fenced. Until it has, the gate cannot be opened again.
-        drop(unit.stop(AccessState::NotOwner).await);
+        drop(unit.stop(AccessState::Transitioning).await);
         if let Some(image) = held.image {
             close(image).await;
         }

@@ -71,7 +71,7 @@ impl Unit {
             return;
         }
         error!(lu = %self.name, epoch = epoch.0, unknown, "lost: its sessions with commands in flight are reset");
-        self.scsi.set_access(AccessState::NotOwner);
+        self.scsi.set_access(AccessState::Transitioning);
         self.gate.revoke();
         self.lost.notify_one();
     }

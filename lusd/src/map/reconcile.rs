@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use lus_map::{Epoch, Iqn, Lu, LuId, LusMap, MapDiff};
 use lus_map_store::MapWatch;
+use lusd_scsi::PortGroup;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use super::view::{Own, Units, Viewer};
+use super::view::{self, Own, Units, Viewer};
 use crate::lun::describe;
 use crate::lun::owner::{Made, Owner, Shared, State, Wanted};
 use crate::observe::service_map::Counts;
@@ -52,6 +53,7 @@ impl Reconciler {
             ending: JoinSet::new(),
             units: Units::new(),
             viewer: Viewer::default(),
+            port_groups: Arc::default(),
             made: made_sender,
             unseen: HashSet::new(),
             first: Some(first_sender),
@@ -84,6 +86,8 @@ struct Following {
     ending: JoinSet<()>,
     units: Units,
     viewer: Viewer,
+    /// Target port groups of all daemons.
+    port_groups: Arc<[PortGroup]>,
     made: mpsc::Sender<Made>,
     /// LUs of the first map that are not shown yet.
     unseen: HashSet<LuId>,
@@ -145,6 +149,7 @@ impl Following {
             None => map.diff_from_nothing(),
         };
         debug!(from = diff.from.0, to = diff.to.0, "map");
+        self.port_groups(&map, &diff);
         self.lus(&map, &diff);
         let targets = touched(&diff);
         for iqn in &targets {
@@ -190,6 +195,23 @@ impl Following {
         }
     }
 
+    /// Tells the units that are shown which paths lead where: before their owners' tasks act, so that hosts hear of a change first.
+    fn port_groups(&mut self, map: &LusMap, diff: &MapDiff) {
+        let groups = if diff.daemons.is_empty() { self.port_groups.clone() } else { view::port_groups(map) };
+        if groups != self.port_groups {
+            self.port_groups = groups;
+            for (id, unit) in &self.units {
+                unit.scsi.set_port_groups(view::port_groups_of(map, &self.port_groups, &self.own, id));
+            }
+            return;
+        }
+        for id in diff.placements.keys() {
+            if let Some(unit) = self.units.get(id) {
+                unit.scsi.set_port_groups(view::port_groups_of(map, &self.port_groups, &self.own, id));
+            }
+        }
+    }
+
     fn is_here(&self, map: &LusMap, id: &LuId) -> bool {
         map.placement(id).is_some_and(|placement| placement.owner == self.own.id)
     }
@@ -209,7 +231,10 @@ impl Following {
         let mut ids = HashSet::new();
         for (id, unit) in made {
             // It may have left the map meanwhile.
-            if self.owners.contains_key(&id) {
+            if let Some(map) = &self.map
+                && self.owners.contains_key(&id)
+            {
+                unit.scsi.set_port_groups(view::port_groups_of(map, &self.port_groups, &self.own, &id));
                 self.units.insert(id, unit);
                 ids.insert(id);
             }

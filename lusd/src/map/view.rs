@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lus_map::{DaemonId, Iqn, LuId, LunMapping, LusMap};
-use lusd_scsi::Lun;
+use lus_map::{DaemonId, InstanceState, Iqn, LuId, LunMapping, LusMap};
+use lusd_scsi::{Lun, PortGroup, PortGroups};
 
 use crate::lun::unit::Unit;
 use crate::target::view::{Portal, TargetView, View};
@@ -51,6 +51,27 @@ impl Viewer {
             portals: portals(map, own),
         }
     }
+}
+
+/// The target port groups of all daemons, by tag: a daemon that ended in order has none until it comes back.
+pub fn port_groups(map: &LusMap) -> Arc<[PortGroup]> {
+    // Of several starts of one daemon, which have one tag, the latest counts.
+    let mut groups = BTreeMap::new();
+    for daemon in map.daemons() {
+        let tag = daemon.portal_group_tag.get();
+        match daemon.state {
+            InstanceState::Up => groups.insert(tag, true),
+            InstanceState::Down { .. } => groups.insert(tag, false),
+            InstanceState::Retired { .. } => groups.remove(&tag),
+        };
+    }
+    groups.into_iter().map(|(tag, up)| PortGroup { tag, up }).collect()
+}
+
+/// Those of one LU: `groups`, and which of them is the owner's.
+pub fn port_groups_of(map: &LusMap, groups: &Arc<[PortGroup]>, own: &Own, lu: &LuId) -> PortGroups {
+    let owner = map.placement(lu).and_then(|placement| map.daemon(&placement.owner));
+    PortGroups::new(groups.clone(), own.group_tag, owner.map(|daemon| daemon.portal_group_tag.get()))
 }
 
 fn target_view(map: &LusMap, iqn: &Iqn, open: bool, units: &Units) -> TargetView {
@@ -106,7 +127,7 @@ mod tests {
 
     fn unit(id: LuId, name: &str) -> Arc<Unit> {
         let config = LogicalUnitConfig::new(Identity::new(*id.0.as_bytes()), 1 << 20);
-        Unit::new(id, name.to_owned(), LogicalUnit::new(config, AccessState::NotOwner).unwrap(), 1)
+        Unit::new(id, name.to_owned(), LogicalUnit::new(config, AccessState::Standby).unwrap(), 1)
     }
 
     fn register(map: &LusMap, id: &str, portal: &str, n: u32) -> LusMap {
@@ -142,6 +163,54 @@ mod tests {
         let a = map.daemon(&"a".parse().unwrap()).unwrap();
         let down = change::daemon::mark_down(&map, &origin(), (&a.id, a.up_from), "test").unwrap();
         assert_eq!(portals(&step(&map, down), &own).len(), 1);
+    }
+
+    #[test]
+    fn port_groups_are_the_same_at_every_daemon() {
+        use lusd_scsi::PortGroupState::{ActiveOptimized, Standby, Unavailable};
+        let map = LusMap::create(&change::create(Uuid::from_u128(9), &origin())).unwrap();
+        let map = ["a", "b", "c"]
+            .iter()
+            .zip(1u32..)
+            .fold(map, |map, (id, n)| register(&map, id, &format!("10.0.0.{n}:3260"), n));
+        let tag = |id: &str| map.daemon(&id.parse().unwrap()).unwrap().portal_group_tag.get();
+        let id = LuId(Uuid::from_u128(3));
+        let ask = change::lu::AddLu {
+            id,
+            backend: lus_map::Backend::Null { name: "n".parse().unwrap(), size_bytes: 1 << 20 },
+            block_size: lus_map::BlockSize::B512,
+            wwn: None,
+            serial: None,
+            vendor: None,
+            product: None,
+            read_only: false,
+        };
+        let map = step(&map, change::lu::add(&map, &origin(), &ask).unwrap());
+        let owner = map.placement(&id).unwrap().owner.clone();
+        let states = |map: &LusMap, at: &str| -> Vec<_> {
+            let own = Own { id: at.parse().unwrap(), group_tag: tag(at), portals: vec![] };
+            let access = if own.id == owner { AccessState::Serving } else { AccessState::Standby };
+            port_groups_of(map, &port_groups(map), &own, &id).states(access).collect()
+        };
+        let expected: Vec<_> = ["a", "b", "c"]
+            .map(|id| (tag(id), if id == owner.as_str() { ActiveOptimized } else { Standby }))
+            .to_vec();
+        for at in ["a", "b", "c"] {
+            assert_eq!(states(&map, at), expected, "at {at}");
+        }
+        // The owner is declared down; another one ended in order.
+        let up_from = map.daemon(&owner).unwrap().up_from;
+        let down = change::daemon::mark_down(&map, &origin(), (&owner, up_from), "test").unwrap();
+        let map = step(&map, down);
+        let other = ["a", "b", "c"].into_iter().find(|id| *id != owner.as_str()).unwrap();
+        let listed = |map: &LusMap, id: &str| states(map, other).into_iter().find(|state| state.0 == tag(id));
+        assert_eq!(listed(&map, owner.as_str()), Some((tag(owner.as_str()), Unavailable)));
+        let third = ["a", "b", "c"].into_iter().find(|id| *id != owner.as_str() && *id != other).unwrap();
+        let instance = map.daemon(&third.parse().unwrap()).unwrap();
+        let retire = change::daemon::retire(&map, &origin(), (&instance.id, instance.up_from)).unwrap();
+        let map = step(&map, retire);
+        assert_eq!(listed(&map, third), None);
+        assert_eq!(states(&map, other).len(), 2);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, Response, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey, SessionView,
-    Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
+    AccessState, After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey,
+    SessionView, Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
 };
 use tracing::{debug, warn};
 
@@ -445,7 +445,10 @@ impl Session {
         reset_generation: u64,
         cx: &mut Carrier<'_>,
     ) {
-        if let Err(check) = unit.scsi.admit(&work.op) {
+        if let Err(mut check) = unit.scsi.admit(&work.op) {
+            if unit.scsi.access() != AccessState::Serving {
+                check = self.displaced(reply.lun, &unit);
+            }
             return refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
         }
         match cx.shard.start(&unit, work, charge, cx.inbox, tag, reset_generation) {
@@ -462,10 +465,16 @@ impl Session {
             }
             Started::Shut => {
                 // Nothing was submitted: the host is told to look elsewhere, or to come again.
-                let check = CheckCondition::new(unit.scsi.access().code().unwrap_or(lusd_scsi::NOT_SERVED));
+                let check = self.displaced(reply.lun, &unit);
                 refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
             }
         }
+    }
+
+    /// What a command is told that finds its unit gone.
+    fn displaced(&self, lun: Lun, unit: &Arc<Unit>) -> CheckCondition {
+        let slot = self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, unit));
+        unit.scsi.displaced(slot.map(|slot| &slot.nexus))
     }
 
     /// An operation has ended.

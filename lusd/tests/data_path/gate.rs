@@ -126,12 +126,12 @@ fn what_was_in_flight_when_its_unit_was_lost_is_not_answered() {
             }
         };
         // A session without commands in flight stays.
-        assert_eq!(other.fails(&Command::read(0, 1)), (2, 0x04, 0x0c));
+        assert_eq!(other.fails(&Command::read(0, 1)), (2, 0x04, 0x0a));
         assert!(unit.was_lost(LuEpoch(1)));
         if let Some(gone) = gone {
             assert_eq!(gone, Gone::Reset);
             let mut again = gateway.session();
-            assert_eq!(again.fails(&Command::read(0, 1)), (2, 0x04, 0x0c));
+            assert_eq!(again.fails(&Command::read(0, 1)), (2, 0x04, 0x0a));
             return;
         }
     }

@@ -150,7 +150,7 @@ fn a_reset_waits_for_what_is_inside_and_not_for_a_unit_that_is_shut() {
     host.stays_quiet();
     unit.gate.leave(permit);
     assert_eq!(host.tmf_answer(function), COMPLETE);
-    gateway.runtime.block_on(unit.stop(lusd_scsi::AccessState::NotOwner));
+    gateway.runtime.block_on(unit.stop(lusd_scsi::AccessState::Standby));
     assert_eq!(host.tmf(tmf::LOGICAL_UNIT_RESET, 0), COMPLETE);
 }
 

@@ -1,10 +1,10 @@
 //! Whether this daemon may execute commands of a logical unit, and what it answers where it may not.
 
+use crate::Flags;
 use crate::sense::{CheckCondition, SenseCode, SenseKey};
 
-/// What a command is told that was planned while the logical unit was served and found it shut when it came to be
-/// submitted: LOGICAL UNIT IS IN PROCESS OF BECOMING READY, on which hosts try again.
-pub const NOT_SERVED: SenseCode = SenseCode::new(SenseKey::NotReady, 0x04, 0x01);
+/// LOGICAL UNIT NOT ACCESSIBLE, ASYMMETRIC ACCESS STATE TRANSITION.
+pub(super) const TRANSITION: SenseCode = SenseCode::new(SenseKey::NotReady, 0x04, 0x0a);
 
 /// State of a logical unit as this daemon sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,42 +13,51 @@ pub enum AccessState {
     /// This daemon owns the logical unit and executes everything.
     Serving,
     /// Another daemon owns it.
-    NotOwner,
-    /// Ownership is moving.
+    Standby,
+    /// Ownership is moving: it is fenced, opened or locked here, or let go.
     Transitioning,
-    /// It is being opened or fenced.
+    /// It is not ready yet, and nothing moves: a logical unit without target port groups that is being made.
     BecomingReady,
     /// It cannot be served until somebody acts (the image is locked by a foreign client, missing, or damaged).
     ManualInterventionRequired,
-    /// It cannot be served, for a reason that no other state tells.
-    Unknown,
+    /// This daemon cannot serve it, for a reason that no other state tells.
+    Unavailable,
 }
 
 impl AccessState {
     /// All states, by discriminant.
     const ALL: [AccessState; 6] = [
         AccessState::Serving,
-        AccessState::NotOwner,
+        AccessState::Standby,
         AccessState::Transitioning,
         AccessState::BecomingReady,
         AccessState::ManualInterventionRequired,
-        AccessState::Unknown,
+        AccessState::Unavailable,
     ];
 
     /// The sense of each state; `None` where commands run.
     pub const fn code(self) -> Option<SenseCode> {
         let ascq = match self {
             AccessState::Serving => return None,
-            AccessState::NotOwner => 0x0c, // NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE
-            AccessState::Transitioning => 0x0a, // NOT ACCESSIBLE, ASYMMETRIC ACCESS STATE TRANSITION
+            AccessState::Standby => 0x0b, // NOT ACCESSIBLE, TARGET PORT IN STANDBY STATE
+            AccessState::Transitioning => return Some(TRANSITION),
             AccessState::BecomingReady => 0x01, // IN PROCESS OF BECOMING READY
             AccessState::ManualInterventionRequired => 0x03, // MANUAL INTERVENTION REQUIRED
-            AccessState::Unknown => 0x00,  // CAUSE NOT REPORTABLE
+            AccessState::Unavailable => 0x0c,   // NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE
         };
         Some(SenseCode::new(SenseKey::NotReady, 0x04, ascq))
     }
 
-    /// Err where a command that needs the logical unit cannot run.
+    /// Err where a command with these flags cannot run (SPC-4 5.11.2).
+    #[inline]
+    pub(crate) fn check_command(self, flags: Flags) -> Result<(), CheckCondition> {
+        if flags.has(Flags::NOT_SERVING) || (self == AccessState::Standby && flags.has(Flags::STANDBY)) {
+            return Ok(());
+        }
+        self.check()
+    }
+
+    /// Err where an operation on the medium cannot run.
     #[inline]
     pub(crate) fn check(self) -> Result<(), CheckCondition> {
         match self.code() {

@@ -5,9 +5,13 @@ use crate::cdb::Cdb;
 use crate::plan::{Plan, Unit};
 use crate::sense::{CheckCondition, Fault};
 
-/// RETURNED LOGICAL BLOCK ADDRESS: the last block.
+/// RETURNED LOGICAL BLOCK ADDRESS: the last block. A daemon that is not the owner, and has not seen the image, says that it is not
+/// the owner, not that there is no medium.
 fn last_lba(lu: &LogicalUnit) -> Result<u64, CheckCondition> {
-    lu.blocks().checked_sub(1).ok_or(Fault::NoMedium.into())
+    match lu.blocks().checked_sub(1) {
+        Some(last) => Ok(last),
+        None => Err(lu.access().check().err().unwrap_or(Fault::NoMedium.into())),
+    }
 }
 
 fn block_bytes(lu: &LogicalUnit) -> [u8; 4] {

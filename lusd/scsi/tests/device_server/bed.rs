@@ -31,24 +31,36 @@ pub(crate) fn port() -> TargetPort {
     TargetPort {
         target_name: "iqn.2026-11.io.lus:demo".into(),
         portal_group_tag: 0x0102,
-        relative_target_port: 7,
-        target_port_group: 9,
+        relative_target_port: TAGS[0],
+        target_port_group: TAGS[0],
         task_management: TaskManagementFunctions::RFC_7143,
     }
 }
 
+/// The tags of three daemons, in the order in which they are reported.
+pub(crate) const TAGS: [u16; 3] = [9, 0x0102, 0xffff];
+
+/// All of them up.
+pub(crate) fn port_groups(own: u16, owner: Option<u16>) -> PortGroups {
+    PortGroups::new(TAGS.map(|tag| PortGroup { tag, up: true }).into(), own, owner)
+}
+
 impl Bed {
-    /// Served, nothing pending.
+    /// Served, three target port groups, nothing pending.
     pub(crate) fn new() -> Bed {
         Bed::with(config())
     }
 
     pub(crate) fn with(config: LogicalUnitConfig) -> Bed {
         let lu = LogicalUnit::new(config, AccessState::Serving).unwrap();
+        if lu.is_thin() {
+            lu.set_port_groups(port_groups(TAGS[0], Some(TAGS[0])));
+        }
         let nexus = NexusLu::new(&lu, None);
         Bed { lu, nexus, port: port() }
     }
 
+    /// Neither thin provisioned nor asymmetric.
     pub(crate) fn thick() -> Bed {
         Bed::with(LogicalUnitConfig { thin: false, ..config() })
     }

@@ -403,9 +403,9 @@ fn what_changed_since_the_plan_is_seen_when_it_is_submitted() {
     bed.lu.set_read_only(true);
     assert_eq!(bed.lu.admit(&write), Err(fault(Fault::WriteProtected)));
     assert_eq!(bed.lu.admit(&read), Ok(()));
-    bed.lu.set_access(AccessState::NotOwner);
+    bed.lu.set_access(AccessState::Standby);
     for op in [&write, &read, &flush] {
-        assert_eq!(bed.lu.admit(op).unwrap_err().code, AccessState::NotOwner.code().unwrap());
+        assert_eq!(bed.lu.admit(op).unwrap_err().code, AccessState::Standby.code().unwrap());
     }
 }
 
@@ -413,9 +413,9 @@ fn what_changed_since_the_plan_is_seen_when_it_is_submitted() {
 fn parameters_are_not_taken_once_the_unit_is_not_served() {
     let bed = Bed::new();
     let Step::Parameters(parameters) = bed.plan(&unmap(24)).unwrap().step else { panic!() };
-    bed.lu.set_access(AccessState::NotOwner);
+    bed.lu.set_access(AccessState::Standby);
     let result = parameters.finish(bed.unit(), &unmap_list(&[(0, 1)]));
-    assert_eq!(result.unwrap_err().code, AccessState::NotOwner.code().unwrap());
+    assert_eq!(result.unwrap_err().code, UnitAttention::AsymmetricAccessStateChanged.code());
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn backend_errors_have_their_answers() {
         (MediumWrite, check(fault(Fault::Write).with_information(7))),
         (NoSpace, check(fault(Fault::SpaceAllocationFailed))),
         (WriteProtected, check(fault(Fault::WriteProtected))),
-        (NotOwner, not_ready(AccessState::NotOwner)),
+        (NotOwner, not_ready(AccessState::Standby)),
         (Transitioning, not_ready(AccessState::Transitioning)),
         (Miscompare(513), check(fault(Fault::Miscompare).with_information(513))),
         (OutOfRange, check(CheckCondition::lba_out_of_range(7))),

@@ -8,12 +8,14 @@ use crate::bed::*;
 fn standard_inquiry_data() {
     let bed = Bed::new();
     let data = bed.data(&cdb_inquiry(0, 0, 0xff));
-    let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x00, 0x10, 0x02];
+    let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x10, 0x10, 0x02];
     expected.extend(b"CEPH    LUS             0001");
     expected.resize(58, 0);
     expected.extend([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0, 0x09, 0x60]);
     expected.resize(96, 0);
     assert_eq!(data, expected);
+    expected[5] = 0;
+    assert_eq!(Bed::thick().data(&cdb_inquiry(0, 0, 0xff)), expected, "TPGS without target port groups");
     assert_eq!(bed.error(&cdb_inquiry(0, 0x80, 0xff)), in_cdb(2, None), "a page code without EVPD");
 }
 
@@ -60,7 +62,8 @@ fn designators(page: &[u8]) -> Vec<(u8, u8, Vec<u8>)> {
 
 #[test]
 fn designators_name_unit_port_and_device() {
-    let bed = Bed::new();
+    let mut bed = Bed::new();
+    bed.port.relative_target_port = 7;
     let mut port_name = b"iqn.2026-11.io.lus:demo,t,0x0102".to_vec();
     port_name.resize(36, 0);
     let mut device_name = b"iqn.2026-11.io.lus:demo".to_vec();

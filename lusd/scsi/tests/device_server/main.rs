@@ -1,5 +1,6 @@
 //! The device server as the daemon sees it: a CDB in; a plan, data or sense out.
 
+mod alua;
 mod attention;
 mod bed;
 mod block;

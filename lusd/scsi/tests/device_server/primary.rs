@@ -45,6 +45,12 @@ fn every_reply_is_cut_to_its_allocation_length() {
         cdb[6..10].copy_from_slice(&len.to_be_bytes());
         cdb
     };
+    let port_groups = |format: u8, len: u32| {
+        let mut cdb = [0; 16];
+        cdb[..2].copy_from_slice(&[0xa3, 0x0a | format]);
+        cdb[6..10].copy_from_slice(&len.to_be_bytes());
+        cdb
+    };
     type Case<'a> = (&'a str, u32, Box<dyn Fn(u32) -> [u8; 16]>);
     let mut cases: Vec<Case<'_>> = vec![
         ("standard INQUIRY", 0xffff, Box::new(|len| cdb_inquiry(0, 0, len as u16))),
@@ -56,6 +62,8 @@ fn every_reply_is_cut_to_its_allocation_length() {
         ("GET LBA STATUS", u32::MAX, Box::new(|n| cdb16(0x9e, 0x12, 0, n))),
         ("REPORT LUNS", u32::MAX, Box::new(|len| report_luns(0, len))),
         ("all operation codes", u32::MAX, Box::new(move |len| opcodes(0x80, len))),
+        ("target port groups", u32::MAX, Box::new(move |len| port_groups(0, len))),
+        ("target port groups, extended", u32::MAX, Box::new(move |len| port_groups(0x20, len))),
         ("one operation code", u32::MAX, Box::new(move |len| opcodes(0x81, len))),
     ];
     for page in [0x00, 0x80, 0x83, 0x86, 0x87, 0xb0, 0xb1, 0xb2] {
@@ -110,6 +118,12 @@ fn a_unit_without_blocks_has_no_medium() {
         assert_eq!(bed.error(&cdb), fault(Fault::NoMedium));
     }
     assert_eq!(bed.error(&cdb10(0x28, 0, 0, 1)), CheckCondition::lba_out_of_range(0));
+    // One that is not the owner may only not have seen it.
+    let bed = Bed::with(LogicalUnitConfig { capacity_bytes: 0, thin: false, ..config() });
+    bed.lu.set_access(AccessState::Standby);
+    for cdb in [cdb10(0x25, 0, 0, 0), read_capacity_16(32)] {
+        assert_eq!(Some(bed.error(&cdb).code), AccessState::Standby.code());
+    }
 }
 
 #[test]
@@ -166,36 +180,51 @@ fn an_absent_unit_answers_what_it_must() {
 #[test]
 fn what_is_answered_in_each_access_state() {
     const STATES: [(AccessState, u8); 5] = [
-        (AccessState::NotOwner, 0x0c),
+        (AccessState::Standby, 0x0b),
         (AccessState::Transitioning, 0x0a),
         (AccessState::BecomingReady, 0x01),
         (AccessState::ManualInterventionRequired, 0x03),
-        (AccessState::Unknown, 0x00),
+        (AccessState::Unavailable, 0x0c),
     ];
+    const ALWAYS: [&str; 6] = [
+        "INQUIRY",
+        "REPORT LUNS",
+        "REQUEST SENSE",
+        "REPORT TARGET PORT GROUPS",
+        "REPORT SUPPORTED OPERATION CODES",
+        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+    ];
+    const STANDBY: [&str; 4] =
+        ["MODE SENSE (6)", "MODE SENSE (10)", "READ CAPACITY (10)", "READ CAPACITY (16)"];
     let bed = Bed::new();
     for (state, ascq) in STATES {
         bed.lu.set_access(state);
         assert_eq!(bed.lu.access(), state);
+        let nexus = NexusLu::new(&bed.lu, None);
         for row in commands() {
-            let result = bed.plan(&crate::table::accepted(row));
-            let answered = [
-                "INQUIRY",
-                "REPORT LUNS",
-                "REQUEST SENSE",
-                "REPORT SUPPORTED OPERATION CODES",
-                "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
-            ];
-            if answered.contains(&row.name) {
-                assert!(result.is_ok(), "{}: {result:?}", row.name);
+            let unit = Unit { lu: &bed.lu, nexus: &nexus };
+            let result = plan(&crate::table::accepted(row), &bed.context(Some(Lun::ZERO)), Some(unit));
+            if ALWAYS.contains(&row.name) || state == AccessState::Standby && STANDBY.contains(&row.name) {
+                assert!(result.is_ok(), "{state:?}: {}: {result:?}", row.name);
             } else {
                 let code = result.unwrap_err().code;
                 assert_eq!((code.key, code.asc, code.ascq), (SenseKey::NotReady, 0x04, ascq), "{}", row.name);
             }
         }
-        let sense = bed.data(&request_sense(0, 18));
-        assert_eq!((sense[2], sense[12], sense[13]), (2, 4, ascq));
+        // What changed was told to the other nexus.
+        let pending = bed.data(&request_sense(0, 18));
+        if (pending[2], pending[12], pending[13]) == (6, 0x2a, 0x06) {
+            let sense = bed.data(&request_sense(0, 18));
+            assert_eq!((sense[2], sense[12], sense[13]), (2, 4, ascq));
+        } else {
+            assert_eq!((pending[2], pending[12], pending[13]), (2, 4, ascq));
+        }
     }
+    let flagged = |flags| commands().iter().filter(move |row| row.flags.has(flags)).map(|row| row.name);
+    assert!(flagged(Flags::NOT_SERVING).all(|name| ALWAYS.contains(&name)));
+    assert!(flagged(Flags::STANDBY).all(|name| STANDBY.contains(&name)));
     bed.lu.set_access(AccessState::Serving);
+    assert_eq!(bed.error(&TUR).code, UnitAttention::AsymmetricAccessStateChanged.code());
     assert!(bed.plan(&TUR).is_ok());
     assert_eq!(bed.data(&request_sense(0, 18)), [0x70, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bed.data(&request_sense(1, 18)), [0x72, 0, 0, 0, 0, 0, 0, 0]);

@@ -22,8 +22,8 @@ pub(crate) fn accepted(row: &Row) -> [u8; 16] {
     cdb
 }
 
-fn rows(thin: bool) -> impl Iterator<Item = &'static Row> {
-    commands().iter().filter(move |row| row.is_offered(thin))
+fn rows(bed: &Bed) -> impl Iterator<Item = &'static Row> {
+    commands().iter().filter(|row| row.is_offered(&bed.lu))
 }
 
 fn usage(row: &Row, thin: bool) -> Vec<u8> {
@@ -54,8 +54,8 @@ fn rows_are_sorted_unique_and_as_long_as_their_group_says() {
 
 #[test]
 fn every_command_is_accepted() {
-    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
-        for row in rows(thin) {
+    for bed in [Bed::new(), Bed::thick()] {
+        for row in rows(&bed) {
             let plan = bed.plan(&accepted(row));
             assert!(plan.is_ok(), "{}: {plan:?}", row.name);
         }
@@ -65,7 +65,7 @@ fn every_command_is_accepted() {
 #[test]
 fn each_reserved_bit_is_refused_with_its_place() {
     for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
-        for row in rows(thin) {
+        for row in rows(&bed) {
             for (byte, usage) in usage(row, thin).into_iter().enumerate().skip(1) {
                 let service_action = if byte == 1 && row.has_service_action { 0x1f } else { 0 };
                 for bit in (0..8).filter(|bit| (usage | service_action) & 1 << bit == 0) {
@@ -113,7 +113,7 @@ fn report(options: u8, opcode: u8, service_action: u16, allocation_length: u32) 
 
 #[test]
 fn the_list_of_all_commands_is_what_plan_knows() {
-    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
+    for bed in [Bed::new(), Bed::thick()] {
         let data = bed.data(&report(0, 0, 0, 0xffff));
         assert_eq!(data[..4], ((data.len() - 4) as u32).to_be_bytes());
         let listed: Vec<_> = data[4..]
@@ -123,7 +123,7 @@ fn the_list_of_all_commands_is_what_plan_knows() {
                 (entry[0], entry[3], entry[5], u16::from_be_bytes([entry[6], entry[7]]))
             })
             .collect();
-        let expected: Vec<_> = rows(thin)
+        let expected: Vec<_> = rows(&bed)
             .map(|row| {
                 let flags = u8::from(row.has_service_action);
                 (row.opcode(), row.service_action_code(), flags, row.usage.len() as u16)
@@ -150,7 +150,7 @@ fn the_list_of_all_commands_is_what_plan_knows() {
 #[test]
 fn one_command_reports_its_usage() {
     for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
-        for row in rows(thin) {
+        for row in rows(&bed) {
             let (opcode, action) = (row.opcode(), u16::from(row.service_action_code()));
             let mut expected = vec![0, 3, 0, row.usage.len() as u8];
             expected.extend(usage(row, thin));
@@ -177,8 +177,8 @@ fn one_command_reports_its_usage() {
 fn unknown_commands_are_reported_as_such() {
     let bed = Bed::new();
     let not_supported = [0, 1, 0, 0];
-    // Later issues: RESERVE (6), PERSISTENT RESERVE IN, COMPARE AND WRITE, EXTENDED COPY.
-    for opcode in [0x16, 0x17, 0x56, 0x57, 0x5e, 0x5f, 0x83, 0x89, 0xff] {
+    // RESERVE (6), PERSISTENT RESERVE IN, COMPARE AND WRITE, EXTENDED COPY, SET TARGET PORT GROUPS.
+    for opcode in [0x16, 0x17, 0x56, 0x57, 0x5e, 0x5f, 0x83, 0x89, 0xa4, 0xff] {
         for options in 1..=3 {
             assert_eq!(bed.data(&report(options, opcode, 0, 0xffff)), not_supported, "{opcode:02x}");
         }
@@ -187,6 +187,11 @@ fn unknown_commands_are_reported_as_such() {
     assert_eq!(bed.data(&report(2, 0xa3, 0x010c, 0xffff)), not_supported, "16 bit service action");
     assert_eq!(bed.data(&report(3, 0x28, 1, 0xffff)), not_supported, "READ (10) has no service action");
     assert_eq!(Bed::thick().data(&report(1, 0x42, 0, 0xffff)), not_supported, "UNMAP of a thick unit");
+    assert_eq!(
+        Bed::thick().data(&report(2, 0xa3, 0x0a, 0xffff)),
+        not_supported,
+        "without target port groups"
+    );
     for options in 4..8 {
         assert_eq!(bed.error(&report(options, 0x28, 0, 0xffff)), in_cdb(2, 2));
     }
@@ -213,8 +218,9 @@ fn commands_md_is_up_to_date() {
          Made from the table in src/table.rs by the test `commands_md_is_up_to_date` (`LUS_UPDATE=1 cargo test -p lusd-scsi`).\n\n\
          CDB usage: a bit is one if it is looked at; byte 0 is the operation code, a service action stands in its place. Any\n\
          other bit must be zero (INVALID FIELD IN CDB). Flags: *without unit*: answered where the LUN has no logical unit; *not\n\
-         serving*: answered by a daemon that does not own the logical unit; *during attention*: not interrupted by a unit\n\
-         attention; *reads*, *writes*: the medium; *thin*: offered by thin provisioned logical units only.\n\n\
+         serving*: answered in every access state; *standby*: answered in standby too; *during attention*: not interrupted by a\n\
+         unit attention; *reads*, *writes*: the medium; *thin*: offered by thin provisioned logical units only; *asymmetric*:\n\
+         offered by logical units with target port groups only.\n\n\
          | command | CDB usage | timeout, s | flags |\n|---|---|---|---|\n",
     );
     for row in commands() {
