@@ -271,8 +271,9 @@ class Probe(unittest.TestCase):
     def test_a_process_that_is_gone(self):
         child = subprocess.Popen(["true"])
         child.wait()
-        with self.assertRaises(qa.Failed):
-            probe.cpu_seconds(child.pid)
+        for look in (probe.cpu_seconds, probe.threads, lambda pid: probe.connections(pid, "127.0.0.1:1")):
+            with self.assertRaisesRegex(qa.Failed, "is gone"):
+                look(child.pid)
 
     def test_busy_time_grows_and_threads_are_counted(self):
         before = probe.machine_seconds()
