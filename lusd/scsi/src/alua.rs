@@ -1,4 +1,4 @@
-//! Asymmetric access (SPC-4 5.11): which target port groups reach a logical unit, and in which state each is.
+//! Asymmetric access (SPC-4): which target port groups reach a logical unit, and in which state each is.
 //!
 //! ```text
 //! the map ─► PortGroups (all groups, the owner's) ─┐

@@ -26,7 +26,7 @@ impl Flags {
     pub const WRITES: Flags = Flags(1 << 4);
     /// Offered by thin provisioned logical units only.
     pub const THIN: Flags = Flags(1 << 5);
-    /// Answered in standby too (SPC-4 5.11.2.5).
+    /// Answered in standby too.
     pub const STANDBY: Flags = Flags(1 << 6);
     /// Offered by logical units with target port groups only.
     pub const ASYMMETRIC: Flags = Flags(1 << 7);

@@ -1,7 +1,7 @@
 //! Commands meet the gate of their unit: held, shut, lost.
 
 use lusd::lun::gate::LuEpoch;
-use lusd_scsi::AccessState;
+use lusd_scsi::{AccessState, PortGroup, PortGroups};
 
 use crate::gateway::{Gateway, OTHER_HOST, limits};
 use crate::initiator::{Command, Gone, op, pattern};
@@ -91,6 +91,53 @@ fn a_unit_that_is_released_says_so_and_comes_back() {
     host.answers_r2t = true;
     assert!(host.run(&Command::read(0, 8)).good().data == data);
     assert!(host.run(&Command::read(8, 16)).good().data == [0; 8192], "nothing that failed was written");
+}
+
+/// As a planned move ends: the map has another owner, and this daemon serves until it lets go.
+#[test]
+fn commands_that_wait_when_a_unit_moves_hear_of_it_once() {
+    const GROUP: u16 = 1;
+    const OTHER_GROUP: u16 = 2;
+    let placed = |owner| {
+        let groups = [GROUP, OTHER_GROUP].map(|tag| PortGroup { tag, up: true });
+        PortGroups::new(groups.into(), GROUP, Some(owner))
+    };
+    let gateway = Gateway::start(limits(), 2);
+    let unit = gateway.ram();
+    unit.scsi.set_port_groups(placed(GROUP));
+    gateway.show(&[(0, &unit)]);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let data = pattern(1, 4096);
+
+    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    let waiting: Vec<_> =
+        (0..4).map(|i| host.submit(&Command::write(i * 8, &data).all_immediate())).collect();
+    let theirs = other.submit(&Command::read(0, 8));
+    host.quiet();
+    unit.scsi.set_port_groups(placed(OTHER_GROUP));
+    let report = Command { reads: 255, ..Command::new(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0]) };
+    assert_eq!(host.run(&report).good().data, groups(0, 2), "it still serves");
+    host.quiet();
+    gateway.runtime.block_on(unit.stop(AccessState::Standby)).expect("it was served");
+    drop(barrier);
+    gateway.service.sessions.wake_all();
+
+    let (changed, moving, standby) = ((6, 0x2a, 0x06), (2, 0x04, 0x0a), (2, 0x04, 0x0b));
+    let mut told: Vec<_> = waiting.into_iter().map(|tag| host.answer(tag).code()).collect();
+    told.sort_unstable();
+    assert_eq!(told, [moving, moving, moving, changed]);
+    assert_eq!(other.answer(theirs).code(), changed, "each nexus hears of it");
+    assert_eq!(host.run(&report).good().data, groups(2, 0));
+    // What comes only now is not held off: it does not belong here.
+    assert_eq!(host.fails(&Command::read(0, 8)), standby);
+    assert_eq!(other.fails(&Command::write(0, &data).all_immediate()), standby);
+    assert_eq!(unit.gate.inside(), 0);
+
+    fn groups(own: u8, others: u8) -> Vec<u8> {
+        let header = [0, 0, 0, 24];
+        let group = |state, tag| [state, 0x8d, 0, tag, 0, 2, 0, 1, 0, 0, 0, tag];
+        [&header[..], &group(own, GROUP as u8), &group(others, OTHER_GROUP as u8)].concat()
+    }
 }
 
 /// An operation is inside the gate, in the shard's thread, while another thread finds that the unit is lost.

@@ -48,7 +48,7 @@ impl AccessState {
         Some(SenseCode::new(SenseKey::NotReady, 0x04, ascq))
     }
 
-    /// Err where a command with these flags cannot run (SPC-4 5.11.2).
+    /// Err where a command with these flags cannot run.
     #[inline]
     pub(crate) fn check_command(self, flags: Flags) -> Result<(), CheckCondition> {
         if flags.has(Flags::NOT_SERVING) || (self == AccessState::Standby && flags.has(Flags::STANDBY)) {
