@@ -141,6 +141,11 @@ class Report(unittest.TestCase):
     def test_the_table_has_least_median_and_most(self):
         self.assertIn("200 [100..300]", report.table(self.rows))
 
+    def test_noise(self):
+        self.assertIn("2 % of one core in the median (a quiet machine)", report.noise_line(self.rows))
+        loud = {"x": report.row_result({"lusd": [measured(other_percent=90.0)]}, [["lusd"]])}
+        self.assertIn("91 % of one core in the median (too much", report.noise_line(loud))
+
     def test_results_hold_every_round(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "results.json"

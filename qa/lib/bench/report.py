@@ -1,12 +1,14 @@
 """What a run says: lines while it runs, the table, results.json, the ratio lines."""
 
 import json
+import statistics
 
 import qa
 
 from bench import figures
 
 SCHEMA = 1
+NOISE_PERCENT_MAX = 30  # of one core; an idle cluster, this program and the kernel's own work have about 15
 _COLUMNS = (
     ("IOPS median [min..max]", 32),
     ("MB/s", 8),
@@ -69,6 +71,14 @@ def _cells(summary):
         median("steal_percent", 1),
         median("other_percent", 1),
     ]
+
+
+def noise_line(rows):
+    """How much of the machine others had while this was measured; a warning where that was too much. In percent of one core."""
+    rounds = [measured for row in rows.values() for data in row["sides"].values() for measured in data["rounds"]]
+    noise = statistics.median(measured["steal_percent"] + measured["other_percent"] for measured in rounds)
+    verdict = "too much: the IOPS of this run say little, its CPU figures more" if noise > NOISE_PERCENT_MAX else "a quiet machine"
+    return f"noise: others and the hypervisor had {noise:.0f} % of one core in the median ({verdict})"
 
 
 def ratio_lines(rows):
