@@ -8,7 +8,7 @@ import qa
 from bench import figures
 
 SCHEMA = 1
-NOISE_PERCENT_MAX = 30  # of one core; an idle cluster, this program and the kernel's own work have about 15
+NOISE_PERCENT_MAX = 30  # of one core; the monitors, the manager, this program and fio's start are in it
 _COLUMNS = (
     ("IOPS median [min..max]", 32),
     ("MB/s", 8),
