@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,8 @@ struct iscsi_context *session_open(const struct target *target, int *lun, char *
 	double deadline = now_s() + target->retry_s;
 	char own[256];
 
+	/* libiscsi writes to sockets whose other end may be gone; that is to be an error, not the end of the client. */
+	signal(SIGPIPE, SIG_IGN);
 	if (reason == NULL) {
 		reason = own;
 		reason_size = sizeof(own);
