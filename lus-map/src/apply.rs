@@ -6,6 +6,7 @@ use crate::id::Epoch;
 use crate::increment::Increment;
 use crate::key::Key;
 use crate::map::LusMap;
+use crate::model::InstanceState;
 use crate::time::Timestamp;
 use crate::wire::{Corrupt, LoadError, stored};
 
@@ -47,6 +48,14 @@ pub enum ApplyError {
         incarnation: u64,
         /// The map's.
         current: u64,
+    },
+    /// It does what only a leader may do, and says no term.
+    #[error("the increment of epoch {epoch} does under key '{key}' what only a leader may do")]
+    LeaderOnly {
+        /// The increment's epoch.
+        epoch: Epoch,
+        /// The first such key.
+        key: Key,
     },
     /// What it brings cannot be read.
     #[error(transparent)]
@@ -107,10 +116,44 @@ impl LusMap {
             }
             next.set(&change.key, change.new.as_deref())?;
         }
+        let (term, current) = (next.meta.leader_term, self.meta.leader_term);
+        // A term has one leader, and terms do not come back.
+        let leader_in_old_term =
+            term == current && next.leader().is_some_and(|new| Some(new) != self.leader());
+        if term < current || leader_in_old_term {
+            return Err(ApplyError::LowerTerm { epoch, term, current });
+        }
+        if increment.origin.leader_term.is_none()
+            && let Some(change) =
+                increment.changes.iter().find(|change| self.is_leaders_act(&next, &change.key))
+        {
+            return Err(ApplyError::LeaderOnly { epoch, key: change.key.clone() });
+        }
         next.epoch = epoch;
         next.modified = increment.origin.when;
         next.require_features()?;
         Ok(next)
+    }
+
+    /// Whether the step to `next` does under `key` what only a leader may do: declare a daemon down, or move a unit by
+    /// itself. In a map that never had a leader nothing is; a program of the first version wrote that.
+    fn is_leaders_act(&self, next: &Self, key: &Key) -> bool {
+        if self.meta.leader_term == 0 {
+            return false;
+        }
+        match key {
+            Key::Daemon(key) => match (self.daemons.get(key), next.daemons.get(key)) {
+                (Some(old), Some(new)) => {
+                    old.state.is_up() && matches!(new.state, InstanceState::Down { .. })
+                }
+                _ => false,
+            },
+            Key::Place(lu) => match (self.placements.get(lu), next.placements.get(lu)) {
+                (Some(old), Some(new)) => old.owner != new.owner && new.reason.is_leaders(),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// The map that `increment` made this one of. `modified` is when the increment before it was written, which this map

@@ -4,7 +4,9 @@
 //! increment by compare-and-set; where another change came first, the same intent is asked again of the newer map.
 
 pub mod daemon;
+pub mod flags;
 pub mod host;
+pub mod leader;
 pub mod lu;
 pub mod lun;
 pub mod placement;
@@ -21,6 +23,7 @@ use crate::increment::{CHANGES_MAX, Increment, KeyChange, ORIGIN_TEXT_BYTES_MAX,
 use crate::key::Key;
 use crate::map::LusMap;
 use crate::model::{Meta, WRITER};
+use crate::time::Timestamp;
 use crate::wire::Entity;
 
 /// What became of an intent.
@@ -79,6 +82,11 @@ impl<'a> Draft<'a> {
     /// The epoch that the change will make.
     pub(crate) fn epoch(&self) -> Epoch {
         self.map.epoch().next()
+    }
+
+    /// When the change is made.
+    pub(crate) fn when(&self) -> Timestamp {
+        self.origin.when
     }
 
     pub(crate) fn put<T: Entity>(&mut self, entity: &T) {

@@ -43,6 +43,10 @@ pub enum Invariant {
     DaemonTagUnique,
     /// A RADOS client is on record once.
     DaemonAddressOnce,
+    /// A pin is to a daemon that is known.
+    PlacementHasPin,
+    /// Who leads does so in the map's term.
+    LeaderOfTerm,
     /// Nothing comes from an epoch that has not been.
     NothingFromTheFuture,
 }
@@ -67,6 +71,8 @@ impl Invariant {
             Self::DaemonOneInstance => "daemon-one-instance",
             Self::DaemonTagUnique => "daemon-tag-unique",
             Self::DaemonAddressOnce => "daemon-address-once",
+            Self::PlacementHasPin => "placement-has-pin",
+            Self::LeaderOfTerm => "leader-of-term",
             Self::NothingFromTheFuture => "nothing-from-the-future",
         }
     }
@@ -116,6 +122,7 @@ impl LusMap {
         self.check_lus(&mut findings);
         self.check_placements(&mut findings);
         self.check_daemons(&mut findings);
+        self.check_leader(&mut findings);
         if findings.0.is_empty() { Ok(()) } else { Err(findings.0) }
     }
 
@@ -189,8 +196,17 @@ impl LusMap {
             let what = || format!("placement of {} on lus.{}", placement.lu, placement.owner);
             findings.expect(self.lu(&placement.lu).is_some(), Invariant::PlacementHasLu, what);
             findings.expect(known.contains(&placement.owner), Invariant::PlacementHasOwner, what);
+            let pin_known = placement.pin.as_ref().is_none_or(|pin| known.contains(pin));
+            findings.expect(pin_known, Invariant::PlacementHasPin, what);
             findings.expect(placement.since <= self.epoch(), Invariant::NothingFromTheFuture, what);
         }
+    }
+
+    fn check_leader(&self, findings: &mut Findings) {
+        let Some(leader) = self.leader() else { return };
+        let what = || leader.to_string();
+        findings.expect(leader.term == self.meta().leader_term, Invariant::LeaderOfTerm, what);
+        findings.expect(leader.up_from <= self.epoch(), Invariant::NothingFromTheFuture, what);
     }
 
     fn check_daemons(&self, findings: &mut Findings) {

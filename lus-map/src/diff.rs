@@ -62,6 +62,8 @@ pub struct MapDiff {
     pub to: Epoch,
     /// Whether what concerns the map as a whole changed: flags, leader term, raft incarnation ...
     pub meta: bool,
+    /// Whether another one leads, or nobody any more.
+    pub leader: bool,
     /// Instances of daemons.
     pub daemons: Delta<InstanceKey, DaemonInstance>,
     /// Targets.
@@ -80,6 +82,7 @@ impl MapDiff {
     /// Whether nothing changed that this program knows.
     pub fn is_empty(&self) -> bool {
         !self.meta
+            && !self.leader
             && self.daemons.is_empty()
             && self.targets.is_empty()
             && self.hosts.is_empty()
@@ -97,6 +100,7 @@ impl LusMap {
             from: self.epoch(),
             to: newer.epoch(),
             meta: self.meta.raw() != newer.meta.raw(),
+            leader: self.leader() != newer.leader(),
             daemons: Delta::between(&self.daemons, &newer.daemons),
             targets: Delta::between(&self.targets, &newer.targets),
             hosts: Delta::between(&self.hosts, &newer.hosts),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::map::LusMap;
 use crate::model::{
-    Backend, DaemonInstance, Fenced, InstanceState, Lu, LunMapping, Placement, PlacementReason,
+    Backend, DaemonInstance, Fenced, InstanceState, Leader, Lu, LunMapping, Placement, PlacementReason,
 };
 
 /// Values with `separator` between them.
@@ -43,14 +43,33 @@ impl fmt::Display for PlacementReason {
         match self {
             Self::Created => f.write_str("created"),
             Self::Registered => f.write_str("registered"),
+            Self::Moved => f.write_str("moved"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Drained => f.write_str("drained"),
+            Self::Failover => f.write_str("failover"),
+            Self::Rebalanced => f.write_str("rebalanced"),
             Self::Other(number) => write!(f, "reason {number}"),
         }
     }
 }
 
+impl fmt::Display for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "leader lus.{} up_from {} term {} taken {}",
+            self.daemon, self.up_from, self.term, self.taken
+        )
+    }
+}
+
 impl fmt::Display for DaemonInstance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let in_or_out = if self.out { "out" } else { "in" };
+        let in_or_out = match (self.out, self.leaving) {
+            (true, _) => "out",
+            (false, true) => "leaving",
+            (false, false) => "in",
+        };
         let down_at = self.state.down_at().unwrap_or_default();
         let control = self.control_addr.as_ref().map(|addr| addr.as_str()).unwrap_or("-");
         write!(f, "lus.{} {} {in_or_out} weight ", self.id, self.state)?;
@@ -63,7 +82,11 @@ impl fmt::Display for DaemonInstance {
         )?;
         write!(f, "control {control} data [{}] ", Joined(&self.data_addrs, ","))?;
         write!(f, "to_fence [{}] fenced [{}]", Joined(&self.to_fence, ","), Joined(&self.fenced, ","))?;
-        write!(f, " host '{}' version '{}'", self.hostname, self.version)
+        write!(f, " host '{}' version '{}'", self.hostname, self.version)?;
+        match self.downs.last() {
+            Some(last) => write!(f, " downs {} last {last}", self.downs.len()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -95,8 +118,11 @@ impl fmt::Display for Lu {
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pinned = if self.pinned { " pinned" } else { "" };
-        write!(f, "place {} on lus.{} since {} {}{pinned}", self.lu, self.owner, self.since, self.reason)
+        write!(f, "place {} on lus.{} since {} {}", self.lu, self.owner, self.since, self.reason)?;
+        match &self.pin {
+            Some(pin) => write!(f, " pin lus.{pin}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -115,6 +141,7 @@ impl fmt::Display for LusMap {
         writeln!(f, "required_features {}", words(&meta.required_features))?;
         writeln!(f, "leader_term {}", meta.leader_term)?;
         writeln!(f, "raft_incarnation {}", meta.raft_incarnation)?;
+        self.leader().into_iter().try_for_each(|leader| writeln!(f, "{leader}"))?;
         self.daemons().try_for_each(|daemon| writeln!(f, "{daemon}"))?;
         for target in self.targets() {
             let open = if target.open { "open" } else { "closed" };

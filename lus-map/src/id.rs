@@ -35,7 +35,7 @@ pub struct BadName {
 }
 
 impl BadName {
-    fn new(what: &'static str, text: &str, why: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, text: &str, why: &'static str) -> Self {
         /// Enough to recognise the text; a peer may have sent any length.
         const SHOWN_BYTES_MAX: usize = 256;
         let mut end = text.len().min(SHOWN_BYTES_MAX);

@@ -42,6 +42,11 @@ impl Origin {
     pub fn new(id: Uuid, when: Timestamp, who: impl Into<String>) -> Self {
         Self { id, when, who: who.into(), leader_term: None, raft_incarnation: None }
     }
+
+    /// The same as the act of the leader of `term`.
+    pub fn leading(self, term: u64) -> Self {
+        Self { leader_term: Some(term), ..self }
+    }
 }
 
 /// What one key was and is.

@@ -3,6 +3,7 @@
 //! | key | entity |
 //! |---|---|
 //! | `meta` | [`Meta`](crate::Meta) |
+//! | `leader` | [`Leader`](crate::Leader) |
 //! | `daemon.<id>.<up_from>` | [`DaemonInstance`](crate::DaemonInstance) |
 //! | `target.<iqn>` | [`Target`](crate::Target) |
 //! | `host.<target>/<initiator>` | [`Host`](crate::Host) |
@@ -85,6 +86,8 @@ pub enum Key {
     Lu(LuId),
     /// Who should own a logical unit.
     Place(LuId),
+    /// Who leads. Behind the kinds of the first version: there it is of a kind not known, and those come last.
+    Leader,
     /// Of a kind that this program does not know.
     Other(Arc<str>),
 }
@@ -106,6 +109,7 @@ impl FromStr for Key {
         let parsed = match key.split_once('.') {
             _ if key.len() > KEY_BYTES_MAX => Err("it is longer than 512 bytes".to_owned()),
             None if key == "meta" => Ok(Self::Meta),
+            None if key == "leader" => Ok(Self::Leader),
             Some(("daemon", rest)) => instance(rest).map(Self::Daemon),
             Some(("target", rest)) => iqn(rest).map(Self::Target),
             Some(("host", rest)) => host(rest).map(Self::Host),
@@ -172,6 +176,7 @@ impl fmt::Display for Key {
             }
             Self::Lu(id) => write!(f, "lu.{id}"),
             Self::Place(id) => write!(f, "place.{id}"),
+            Self::Leader => f.write_str("leader"),
             Self::Other(key) => f.write_str(key),
         }
     }
@@ -195,6 +200,7 @@ mod tests {
     fn keys_come_back() {
         for text in [
             "meta",
+            "leader",
             "daemon.a.b.00000000000000000007",
             "target.iqn.2026-11.io.lus:a",
             "host.iqn.2026-11.io.lus:a/iqn.1993-08.org.debian:01:x",

@@ -19,13 +19,19 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+pub mod candidate;
 pub mod change;
 mod check;
 mod diff;
 mod dump;
+pub mod events;
+mod flag;
+pub mod health;
 mod id;
 pub mod increment;
+pub mod judge;
 mod key;
+pub mod lease;
 mod map;
 mod model;
 mod placement;
@@ -35,25 +41,32 @@ mod time;
 mod wire;
 
 pub use apply::ApplyError;
+pub use candidate::Candidate;
 pub use change::{Change, Refusal};
 pub use check::{Invariant, VIOLATIONS_MAX, Violation};
 pub use diff::{Delta, MapDiff, Shared};
+pub use events::{Event, EventKind};
+pub use flag::Flag;
+pub use health::{HealthCheck, Severity};
 pub use id::{
     BadName, ClientAddr, DAEMON_ID_BYTES_MAX, DaemonId, Epoch, ISCSI_NAME_BYTES_MAX, ImageSpec, Iqn, LUN_MAX,
     LuId, LuName, Lun, VolatileName, Wwn,
 };
 pub use increment::{INCREMENTS_KEPT, Increment, KeyChange, Origin};
+pub use judge::{Judge, Verdict};
 pub use key::{
     BadKey, EPOCH_XATTR, HostKey, INCREMENT_PREFIX, InstanceKey, KEY_BYTES_MAX, Key, LunKey, MAP_OBJECT,
     increment_epoch, increment_key,
 };
+pub use lease::{LEASE_XATTR, Lease};
 pub use map::LusMap;
 pub use model::{
-    ADDRESSES_MAX, Backend, BlockSize, DaemonInstance, FEATURES, FENCED_MAX, Fenced, Host, InstanceState, Lu,
-    LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, Placement, PlacementReason,
-    SERIAL_BYTES_MAX, Target, VENDOR_BYTES_MAX, VENDOR_DEFAULT, WEIGHT_DEFAULT, WEIGHT_MAX, WRITER,
+    ADDRESSES_MAX, Backend, BlockSize, DOWNS_MAX, DaemonInstance, FEATURES, FENCED_MAX, FLAPPING_DOWNS,
+    FLAPPING_WINDOW, Fenced, Host, InstanceState, Leader, Lu, LunMapping, Meta, PORTALS_MAX,
+    PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, Placement, PlacementReason, SERIAL_BYTES_MAX, Target,
+    VENDOR_BYTES_MAX, VENDOR_DEFAULT, WEIGHT_DEFAULT, WEIGHT_MAX, WRITER,
 };
 pub use placement::choose;
-pub use record::{Holder, LuRecord, LuState, RecordError};
+pub use record::{Handover, Holder, LuRecord, LuState, RecordError};
 pub use time::Timestamp;
 pub use wire::{Corrupt, ENTITY_BYTES_MAX, LoadError, Stored};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::id::{DaemonId, Epoch, Iqn, LuId, LuName, Lun};
 use crate::key::{HostKey, InstanceKey, Key, LunKey};
-use crate::model::{DaemonInstance, Host, Lu, LunMapping, Meta, Placement, Target, WRITER};
+use crate::model::{DaemonInstance, Host, Leader, Lu, LunMapping, Meta, Placement, Target, WRITER};
 use crate::table::Table;
 use crate::time::Timestamp;
 use crate::wire::{Corrupt, ENTITY_BYTES_MAX, Entity, LoadError, Stored, stored};
@@ -25,6 +25,7 @@ pub struct LusMap {
     pub(crate) luns: Table<LunKey, Stored<LunMapping>>,
     pub(crate) lus: Table<LuId, Stored<Lu>>,
     pub(crate) placements: Table<LuId, Stored<Placement>>,
+    pub(crate) leader: Option<Arc<Stored<Leader>>>,
     /// Kinds of a newer program, as they are.
     pub(crate) others: Table<Arc<str>, Vec<u8>>,
 }
@@ -68,6 +69,7 @@ impl LusMap {
             luns: Table::default(),
             lus: Table::default(),
             placements: Table::default(),
+            leader: None,
             others: Table::default(),
         }
     }
@@ -97,6 +99,11 @@ impl LusMap {
     /// The Ceph cluster that the map belongs to.
     pub fn fsid(&self) -> Uuid {
         self.meta.fsid
+    }
+
+    /// Who leads, or led last and did not resign; none: nobody.
+    pub fn leader(&self) -> Option<&Leader> {
+        self.leader.as_ref().map(|leader| &***leader)
     }
 
     /// Every instance of every daemon, by id.
@@ -218,6 +225,7 @@ impl LusMap {
             + self.luns.len()
             + self.lus.len()
             + self.placements.len()
+            + usize::from(self.leader.is_some())
             + self.others.len()
     }
 
@@ -236,6 +244,7 @@ impl LusMap {
             .chain(of(&self.luns, Key::Lun))
             .chain(of(&self.lus, Key::Lu))
             .chain(of(&self.placements, Key::Place))
+            .chain(self.leader.iter().map(|leader| (Key::Leader, leader.raw())))
             .chain(self.others.iter().map(|(k, raw)| (Key::Other(k.clone()), raw.as_slice())))
     }
 
@@ -249,6 +258,7 @@ impl LusMap {
             Key::Lun(key) => self.luns.get(key).map(|entity| entity.raw()),
             Key::Lu(key) => self.lus.get(key).map(|entity| entity.raw()),
             Key::Place(key) => self.placements.get(key).map(|entity| entity.raw()),
+            Key::Leader => self.leader.as_ref().map(|entity| entity.raw()),
             Key::Other(key) => self.others.get(key).map(|raw| raw.as_slice()),
         }
     }
@@ -263,6 +273,7 @@ impl LusMap {
             Key::Lun(key) => self.luns.get(key).map_or(0, |entity| entity.min_writer),
             Key::Lu(key) => self.lus.get(key).map_or(0, |entity| entity.min_writer),
             Key::Place(key) => self.placements.get(key).map_or(0, |entity| entity.min_writer),
+            Key::Leader => self.leader.as_ref().map_or(0, |entity| entity.min_writer),
             // Whoever made the kind knows it, and is newer.
             Key::Other(_) => WRITER + 1,
         };
@@ -279,6 +290,7 @@ impl LusMap {
             Key::Lun(k) => put(&mut self.luns, key, k, raw)?,
             Key::Lu(k) => put(&mut self.lus, key, k, raw)?,
             Key::Place(k) => put(&mut self.placements, key, k, raw)?,
+            Key::Leader => self.leader = raw.map(|raw| stored(key, raw)).transpose()?.map(Arc::new),
             Key::Other(k) => match raw {
                 Some(raw) if raw.len() > ENTITY_BYTES_MAX => {
                     let why = format!("{} bytes are more than {ENTITY_BYTES_MAX}", raw.len());
@@ -329,7 +341,7 @@ impl<K: Ord + Clone, V: Serialize> Serialize for Values<'_, K, V> {
 /// The view for `-f json`: epoch, fsid, created, modified, flags ..., then an array for each kind.
 impl Serialize for LusMap {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut view = serializer.serialize_struct("LusMap", 15)?;
+        let mut view = serializer.serialize_struct("LusMap", 16)?;
         view.serialize_field("epoch", &self.epoch)?;
         view.serialize_field("fsid", &self.meta.fsid)?;
         view.serialize_field("created", &self.meta.created)?;
@@ -339,6 +351,7 @@ impl Serialize for LusMap {
         view.serialize_field("leader_term", &self.meta.leader_term)?;
         view.serialize_field("raft_incarnation", &self.meta.raft_incarnation)?;
         view.serialize_field("flags", &self.meta.flags)?;
+        view.serialize_field("leader", &self.leader())?;
         view.serialize_field("daemons", &Values(&self.daemons))?;
         view.serialize_field("targets", &Values(&self.targets))?;
         view.serialize_field("hosts", &Values(&self.hosts))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::ser::SerializeStruct;
@@ -24,6 +25,12 @@ pub const ADDRESSES_MAX: usize = 1024;
 pub const FENCED_MAX: usize = 64;
 /// Longest host name or version text of a daemon in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 255;
+/// A daemon that goes down so often within [`FLAPPING_WINDOW`] is flapping.
+pub const FLAPPING_DOWNS: usize = 3;
+/// See [`FLAPPING_DOWNS`].
+pub const FLAPPING_WINDOW: Duration = Duration::from_secs(600);
+/// Downs remembered per daemon: more than make it a flapping one.
+pub const DOWNS_MAX: usize = 8;
 /// The weight of a daemon that has none set, in thousandths.
 pub const WEIGHT_DEFAULT: u32 = 1000;
 /// The highest weight in thousandths.
@@ -62,6 +69,29 @@ impl Meta {
     /// The required features that this program does not know.
     pub fn unknown_features(&self) -> Vec<String> {
         self.required_features.iter().filter(|name| !FEATURES.contains(&name.as_str())).cloned().collect()
+    }
+}
+
+/// Who leads: places what failed, balances, declares down. One in each term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leader {
+    /// See [`WRITER`].
+    #[serde(skip)]
+    pub min_writer: u32,
+    /// The daemon.
+    pub daemon: DaemonId,
+    /// Its start.
+    pub up_from: Epoch,
+    /// The term: that of [`Meta::leader_term`].
+    pub term: u64,
+    /// When it took the leadership.
+    pub taken: Timestamp,
+}
+
+impl Leader {
+    /// The key of the start that leads.
+    pub fn instance(&self) -> InstanceKey {
+        InstanceKey { id: self.daemon.clone(), up_from: self.up_from }
     }
 }
 
@@ -142,6 +172,10 @@ pub struct DaemonInstance {
     pub weight: u32,
     /// Whether it is kept from getting logical units.
     pub out: bool,
+    /// When starts of this daemon went down without an end in order, oldest first, at most [`DOWNS_MAX`].
+    pub downs: Vec<Timestamp>,
+    /// Whether this start hands over its units, to end.
+    pub leaving: bool,
 }
 
 impl DaemonInstance {
@@ -155,9 +189,26 @@ impl DaemonInstance {
         self.control_addr.iter().chain(&self.data_addrs).chain(&self.to_fence)
     }
 
-    /// Whether it may get logical units: up, in, and of some weight.
+    /// Whether it may get logical units: up, not about to end, in, and of some weight.
     pub fn takes_units(&self) -> bool {
-        self.state.is_up() && !self.out && self.weight > 0
+        self.state.is_up() && !self.leaving && !self.out && self.weight > 0
+    }
+
+    /// Whether it goes down so often that units do not come to it by themselves: [`FLAPPING_DOWNS`] times within
+    /// [`FLAPPING_WINDOW`], and for as long since the last time.
+    pub fn is_flapping(&self, now: Timestamp) -> bool {
+        let Some(first) = self.downs.len().checked_sub(FLAPPING_DOWNS).map(|at| self.downs[at]) else {
+            return false;
+        };
+        let last = self.downs[self.downs.len() - 1];
+        last.distance(first) <= FLAPPING_WINDOW && now.distance(last) < FLAPPING_WINDOW
+    }
+
+    /// Remembers that a start went down without an end in order.
+    pub(crate) fn note_down(&mut self, at: Timestamp) {
+        self.downs.push(at);
+        let excess = self.downs.len().saturating_sub(DOWNS_MAX);
+        self.downs.drain(..excess);
     }
 }
 
@@ -369,8 +420,28 @@ pub enum PlacementReason {
     Created,
     /// Chosen by a daemon that found the unit without an owner.
     Registered,
+    /// An administrator said so; it stays as long as the owner may have units.
+    Moved,
+    /// An administrator pinned it there.
+    Pinned,
+    /// It had to leave a daemon that is to have none.
+    Drained,
+    /// Chosen by the leader, as the owner before was not up.
+    Failover,
+    /// Brought by the leader to where it belongs.
+    Rebalanced,
     /// One of a newer program, by its number.
     Other(i32),
+}
+
+impl PlacementReason {
+    /// Whether only a leader moves a unit that has an owner for this reason. One of a newer program is its business.
+    pub(crate) fn is_leaders(self) -> bool {
+        match self {
+            Self::Created | Self::Registered | Self::Failover | Self::Rebalanced => true,
+            Self::Moved | Self::Pinned | Self::Drained | Self::Other(_) => false,
+        }
+    }
 }
 
 impl Serialize for PlacementReason {
@@ -393,8 +464,12 @@ pub struct Placement {
     pub since: Epoch,
     /// Why there.
     pub reason: PlacementReason,
-    /// Whether an administrator said so; it is not moved then.
+    /// Whether there is a [`pin`](Self::pin).
     pub pinned: bool,
+    /// The daemon where an administrator wants it whenever that daemon may have units.
+    pub pin: Option<DaemonId>,
+    /// When it came to its owner; 0: not known.
+    pub moved: Timestamp,
 }
 
 /// Whether `text` is printable ASCII of at most `bytes_max` bytes and at least one: what a SCSI text field takes.

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::id::{DaemonId, LuId};
 use crate::map::LusMap;
+use crate::model::Placement;
 
 /// Bits after the point of [`minus_log2`]. 24 leave 2^-24 of error in the share of a daemon.
 const LOG_FRACTION_BITS: u32 = 24;
@@ -47,7 +48,35 @@ pub fn choose<'a>(lu: &LuId, daemons: impl IntoIterator<Item = (&'a DaemonId, u3
     best.map(|(_, _, id)| id)
 }
 
+/// The daemons that may have units, with their weights.
+pub(crate) struct Takers<'a>(Vec<(&'a DaemonId, u32)>);
+
+impl<'a> Takers<'a> {
+    /// Those of a map.
+    pub(crate) fn of(map: &'a LusMap) -> Self {
+        Self::of_others(map, |_| false)
+    }
+
+    /// Those of a map but for some.
+    pub(crate) fn of_others(map: &'a LusMap, but: impl Fn(&DaemonId) -> bool) -> Self {
+        let takers = map.daemons().filter(|daemon| daemon.takes_units() && !but(&daemon.id));
+        Self(takers.map(|daemon| (&daemon.id, daemon.weight)).collect())
+    }
+
+    /// Where a unit belongs: where it is pinned, if that one is among them, or else where the hash says.
+    pub(crate) fn wanted(&self, lu: &LuId, pin: Option<&DaemonId>) -> Option<&'a DaemonId> {
+        let pinned = pin.and_then(|pin| self.0.iter().find(|(id, _)| *id == pin));
+        pinned.map(|(id, _)| *id).or_else(|| choose(lu, self.0.iter().copied()))
+    }
+}
+
 impl LusMap {
+    /// The daemon where a placed unit belongs by the map alone: its pin, if that daemon may have units, or else
+    /// [`choose_owner`](Self::choose_owner)'s answer.
+    pub fn wanted_owner(&self, placement: &Placement) -> Option<&DaemonId> {
+        Takers::of(self).wanted(&placement.lu, placement.pin.as_ref())
+    }
+
     /// The daemon that should own `lu` by the map alone: among those that are up, in, and of some weight.
     pub fn choose_owner(&self, lu: &LuId) -> Option<&DaemonId> {
         choose(lu, self.daemons().filter(|d| d.takes_units()).map(|d| (&d.id, d.weight)))

@@ -18,8 +18,11 @@
 //! from. The epoch rises with each new holder: a write of the old holder fails on it, whatever client it comes from.
 //! The holder's client is on record here before that client opens the image read-write.
 
+mod handover;
+
 use std::fmt;
 
+pub use handover::{Handover, MOVE_PATIENCE, handover};
 use prost::Message;
 use serde::Serialize;
 

@@ -1,6 +1,7 @@
 //! Points in time, given by the caller: nothing here reads a clock.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -9,6 +10,11 @@ use serde::{Serialize, Serializer};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// How far two points are apart, whichever is the earlier: clocks of several machines are compared with it.
+    pub fn distance(self, other: Self) -> Duration {
+        Duration::from_micros(self.0.abs_diff(other.0))
+    }
+
     /// Year, month, day of the civil calendar for a count of days since 1970-01-01.
     ///
     /// The year is taken to begin in March, so that the leap day is the last one of it; 146,097 days are 400 years.

@@ -13,12 +13,12 @@ use prost::Message;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::id::{ClientAddr, Epoch, ImageSpec, Iqn, LuId, Lun, VolatileName};
+use crate::id::{ClientAddr, DaemonId, Epoch, ImageSpec, Iqn, LuId, Lun, VolatileName};
 use crate::key::{BadKey, Key, MAP_OBJECT};
 use crate::model::{
-    ADDRESSES_MAX, Backend, BlockSize, DaemonInstance, FENCED_MAX, Fenced, Host, InstanceState, Lu,
-    LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, Placement, PlacementReason, SERIAL_BYTES_MAX, Target,
-    VENDOR_BYTES_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, is_line_text, is_scsi_text,
+    ADDRESSES_MAX, Backend, BlockSize, DOWNS_MAX, DaemonInstance, FENCED_MAX, Fenced, Host, InstanceState,
+    Leader, Lu, LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, Placement, PlacementReason,
+    SERIAL_BYTES_MAX, Target, VENDOR_BYTES_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, is_line_text, is_scsi_text,
 };
 use crate::time::Timestamp;
 
@@ -209,6 +209,34 @@ impl Entity for Meta {
     }
 }
 
+impl Entity for Leader {
+    fn omap_key(&self) -> Key {
+        Key::Leader
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        pb::Leader {
+            min_writer: self.min_writer,
+            daemon: self.daemon.to_string(),
+            up_from: self.up_from.0,
+            term: self.term,
+            taken_us: self.taken.0,
+        }
+        .encode_to_vec()
+    }
+
+    fn from_bytes(raw: &[u8]) -> Result<Self, String> {
+        let leader: pb::Leader = message(raw)?;
+        Ok(Self {
+            min_writer: leader.min_writer,
+            daemon: name(&leader.daemon)?,
+            up_from: Epoch(leader.up_from),
+            term: leader.term,
+            taken: Timestamp(leader.taken_us),
+        })
+    }
+}
+
 impl Entity for DaemonInstance {
     fn omap_key(&self) -> Key {
         Key::Daemon(self.key())
@@ -238,6 +266,8 @@ impl Entity for DaemonInstance {
             fenced: self.fenced.iter().map(fenced).collect(),
             weight: (self.weight != WEIGHT_DEFAULT).then_some(self.weight),
             out: self.out,
+            downs_us: self.downs.iter().map(|at| at.0).collect(),
+            leaving: self.leaving,
         }
         .encode_to_vec()
     }
@@ -252,6 +282,7 @@ impl Entity for DaemonInstance {
             (state, at) => return Err(format!("state {} ({state:?}) with down_at {at}", daemon.state)),
         };
         bounded("portals", daemon.portals.len(), PORTALS_MAX)?;
+        bounded("downs", daemon.downs_us.len(), DOWNS_MAX)?;
         bounded("fenced clients", daemon.fenced.len(), FENCED_MAX)?;
         bounded("client addresses", 1 + daemon.data_addrs.len() + daemon.to_fence.len(), ADDRESSES_MAX)?;
         if !is_line_text(&daemon.hostname) || !is_line_text(&daemon.version) {
@@ -278,6 +309,8 @@ impl Entity for DaemonInstance {
                 .filter(|weight| *weight <= WEIGHT_MAX)
                 .ok_or("the weight is above 1000000")?,
             out: daemon.out,
+            downs: daemon.downs_us.into_iter().map(Timestamp).collect(),
+            leaving: daemon.leaving,
         })
     }
 }
@@ -456,6 +489,11 @@ impl Entity for Placement {
         let reason = match self.reason {
             PlacementReason::Created => pb::placement::Reason::Created.into(),
             PlacementReason::Registered => pb::placement::Reason::Registered.into(),
+            PlacementReason::Moved => pb::placement::Reason::Moved.into(),
+            PlacementReason::Pinned => pb::placement::Reason::Pinned.into(),
+            PlacementReason::Drained => pb::placement::Reason::Drained.into(),
+            PlacementReason::Failover => pb::placement::Reason::Failover.into(),
+            PlacementReason::Rebalanced => pb::placement::Reason::Rebalanced.into(),
             PlacementReason::Other(number) => number,
         };
         pb::Placement {
@@ -464,7 +502,9 @@ impl Entity for Placement {
             owner: self.owner.to_string(),
             since: self.since.0,
             reason,
-            pinned: self.pinned,
+            pinned: self.pin.is_some(),
+            pin: self.pin.as_ref().map(ToString::to_string).unwrap_or_default(),
+            moved_us: self.moved.0,
         }
         .encode_to_vec()
     }
@@ -475,15 +515,28 @@ impl Entity for Placement {
         let reason = match pb::placement::Reason::try_from(placement.reason) {
             Ok(pb::placement::Reason::Created) => PlacementReason::Created,
             Ok(pb::placement::Reason::Registered) => PlacementReason::Registered,
+            Ok(pb::placement::Reason::Moved) => PlacementReason::Moved,
+            Ok(pb::placement::Reason::Pinned) => PlacementReason::Pinned,
+            Ok(pb::placement::Reason::Drained) => PlacementReason::Drained,
+            Ok(pb::placement::Reason::Failover) => PlacementReason::Failover,
+            Ok(pb::placement::Reason::Rebalanced) => PlacementReason::Rebalanced,
             Ok(pb::placement::Reason::Unspecified) | Err(_) => PlacementReason::Other(placement.reason),
+        };
+        let owner: DaemonId = name(&placement.owner)?;
+        let pin = match placement.pin.as_str() {
+            // The first version could say that there is a pin, not where to, and never did.
+            "" => placement.pinned.then(|| owner.clone()),
+            pin => Some(name(pin)?),
         };
         Ok(Self {
             min_writer: placement.min_writer,
             lu: LuId(uuid(&placement.lu)?),
-            owner: name(&placement.owner)?,
+            owner,
             since: Epoch(placement.since),
             reason,
-            pinned: placement.pinned,
+            pinned: pin.is_some(),
+            pin,
+            moved: Timestamp(placement.moved_us),
         })
     }
 }

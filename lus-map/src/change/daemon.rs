@@ -4,10 +4,15 @@
 //! nothing in flight ([`remove_data_addrs`], [`retire`]), or with the OSD epoch of its blocklisting ([`fenced`]). What a
 //! start leaves behind, the next start of the same daemon inherits in `to_fence`, in the same step that takes its place.
 
+mod standing;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
+pub use standing::{declare_down, drain, leave, mark_down, rm, set_in, set_out};
+
+use super::leader::withdraw;
 use super::placement::{PLACED_PER_STEP_MAX, place};
 use super::{Change, Draft, Refusal};
 use crate::id::{ClientAddr, DaemonId, Epoch};
@@ -75,11 +80,18 @@ pub fn register(map: &LusMap, origin: &Origin, ask: &Register) -> Result<Change,
         fenced: Vec::new(),
         weight: WEIGHT_DEFAULT,
         out: false,
+        downs: Vec::new(),
+        leaving: false,
     };
     for older in map.instances(&ask.id) {
         instance.to_fence.extend(older.unfenced().cloned());
         instance.fenced.extend(older.fenced.iter().cloned());
         (instance.weight, instance.out) = (older.weight, older.out);
+        instance.downs.clone_from(&older.downs);
+        // It neither ended in order nor was declared down: it is gone all the same.
+        if older.state.is_up() {
+            instance.note_down(origin.when);
+        }
         draft.remove(Key::Daemon(older.key()));
     }
     if own.len() + instance.to_fence.len() > ADDRESSES_MAX {
@@ -175,7 +187,11 @@ fn current<'a>(map: &'a LusMap, id: &DaemonId, up_from: Epoch) -> Result<&'a Dae
 }
 
 /// The same, and it is up.
-fn current_up<'a>(map: &'a LusMap, id: &DaemonId, up_from: Epoch) -> Result<&'a DaemonInstance, Refusal> {
+pub(super) fn current_up<'a>(
+    map: &'a LusMap,
+    id: &DaemonId,
+    up_from: Epoch,
+) -> Result<&'a DaemonInstance, Refusal> {
     let instance = current(map, id, up_from)?;
     if !instance.state.is_up() {
         return Err(Refusal::NotUp { id: id.clone(), up_from });
@@ -255,30 +271,9 @@ pub fn retire(map: &LusMap, origin: &Origin, (id, up_from): (&DaemonId, Epoch)) 
     instance.state = InstanceState::Retired { down_at: draft.epoch() };
     instance.control_addr = None;
     instance.data_addrs.clear();
+    withdraw(map, &mut draft, &instance.key());
     draft.put(&instance);
     draft.finish(format!("retire lus.{id} up_from {up_from}"), said)
-}
-
-/// Declares a start down; its clients stay on record until they are fenced. Once it is gone or not up this says nothing
-/// new, so repeating it is harmless.
-///
-/// # Errors
-/// [`Refusal::TooOld`] for a map of a newer program.
-pub fn mark_down(
-    map: &LusMap,
-    origin: &Origin,
-    (id, up_from): (&DaemonId, Epoch),
-    reason: &str,
-) -> Result<Change, Refusal> {
-    let said = format!("lus.{id} up_from {up_from} is down");
-    let Some(instance) = map.instance(id, up_from).filter(|instance| instance.state.is_up()) else {
-        return Ok(Change::Already { said });
-    };
-    let mut instance = instance.clone();
-    let mut draft = Draft::new(map, origin);
-    instance.state = InstanceState::Down { down_at: draft.epoch() };
-    draft.put(&instance);
-    draft.finish(format!("down lus.{id} up_from {up_from}: {reason}"), said)
 }
 
 /// Records that RADOS clients are on the blocklist of OSD map `osd_epoch`, which the caller has seen. Each leaves

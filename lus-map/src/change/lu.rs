@@ -1,5 +1,9 @@
 //! Logical units: `lus lu create|add|rm`, and the size of volatile ones.
 
+mod place;
+
+pub use place::{move_to, pin, unpin};
+
 use super::placement::place;
 use super::{Change, Draft, Refusal};
 use crate::id::{LuId, LuName, Wwn};

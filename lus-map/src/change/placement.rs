@@ -1,18 +1,42 @@
-//! Placements of units that have none. Nothing here moves a unit that has one.
+//! Placements: of units that have none, of units whose daemon is not up, and of units that are not where they belong.
+//!
+//! | act | who | which units | how many at once |
+//! |---|---|---|---|
+//! | [`place_unplaced`] | anybody | those without a placement | [`PLACED_PER_STEP_MAX`] |
+//! | [`failover`] | the leader | those of daemons that are not up | [`PLACED_PER_STEP_MAX`] |
+//! | [`rebalance`] | the leader | those that belong elsewhere, damped | [`REBALANCED_PER_STEP_MAX`] |
 
+use std::time::Duration;
+
+use super::leader::leads;
 use super::{Change, Draft, Refusal};
+use crate::flag::Flag;
 use crate::id::{DaemonId, LuId};
 use crate::increment::Origin;
 use crate::map::LusMap;
-use crate::model::{Placement, PlacementReason, WRITER};
+use crate::model::{DaemonInstance, Placement, PlacementReason, WRITER};
+use crate::placement::Takers;
 
 /// Placements written in one step at most: with the other keys of a registration they stay below
 /// [`CHANGES_MAX`](crate::increment::CHANGES_MAX). What is left takes another step.
 pub const PLACED_PER_STEP_MAX: usize = 2048;
+/// Units that are brought to where they belong in one step.
+pub const REBALANCED_PER_STEP_MAX: usize = 8;
+/// How long after such a step the next one may be made.
+pub const REBALANCE_PAUSE: Duration = Duration::from_secs(5);
+/// How long a daemon must be up before units come to it by themselves.
+pub const FAILBACK_UP: Duration = Duration::from_secs(60);
 
 pub(super) fn place(draft: &mut Draft<'_>, lu: LuId, owner: &DaemonId, reason: PlacementReason) {
-    let since = draft.epoch();
-    draft.put(&Placement { min_writer: WRITER, lu, owner: owner.clone(), since, reason, pinned: false });
+    let (since, moved) = (draft.epoch(), draft.when());
+    let owner = owner.clone();
+    draft.put(&Placement { min_writer: WRITER, lu, owner, since, reason, pinned: false, pin: None, moved });
+}
+
+/// Gives a unit another owner; its pin stays.
+pub(super) fn replace(draft: &mut Draft<'_>, from: &Placement, to: &DaemonId, reason: PlacementReason) {
+    let (since, moved) = (draft.epoch(), draft.when());
+    draft.put(&Placement { owner: to.clone(), since, reason, moved, ..from.clone() });
 }
 
 /// Places up to [`PLACED_PER_STEP_MAX`] units that have no placement on daemons that are up and in; repeat it until
@@ -32,4 +56,96 @@ pub fn place_unplaced(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> 
             draft.finish(format!("place {units} logical units"), format!("placed {units} logical units"))
         }
     }
+}
+
+/// Moves the units of `from` that `takers` can have, up to [`PLACED_PER_STEP_MAX`]; how many.
+pub(super) fn evacuate(
+    map: &LusMap,
+    draft: &mut Draft<'_>,
+    from: impl Fn(&DaemonId) -> bool,
+    takers: &Takers<'_>,
+    reason: PlacementReason,
+) -> usize {
+    let units = map.placements().filter(|placement| from(&placement.owner)).take(PLACED_PER_STEP_MAX);
+    let mut moved = 0;
+    for placement in units {
+        let Some(owner) = takers.wanted(&placement.lu, placement.pin.as_ref()) else { break };
+        replace(draft, placement, owner, reason);
+        moved += 1;
+    }
+    moved
+}
+
+/// The leader's: gives units whose daemon is not up to daemons that are up and in, [`PLACED_PER_STEP_MAX`] at most;
+/// repeat it until there is nothing to do. What [`declare_down`](super::daemon::declare_down) left, what a daemon
+/// that ended left, and what waited for the first daemon to come. Nothing under `nofailover`.
+///
+/// # Errors
+/// [`Refusal::NotLeader`].
+pub fn failover(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
+    leads(map, origin)?;
+    if map.is_set(Flag::NoFailover) {
+        return Ok(Change::Already { said: "nofailover is set".to_owned() });
+    }
+    let mut draft = Draft::new(map, origin);
+    let not_up = |id: &DaemonId| !map.daemon(id).is_some_and(|daemon| daemon.state.is_up());
+    match evacuate(map, &mut draft, not_up, &Takers::of(map), PlacementReason::Failover) {
+        0 => Ok(Change::Already { said: "nothing to fail over".to_owned() }),
+        units => draft
+            .finish(format!("failover of {units} logical units"), format!("{units} logical units fail over")),
+    }
+}
+
+/// The leader's: brings up to [`REBALANCED_PER_STEP_MAX`] units to where they belong, their pin or the choice of the map,
+/// by `origin.when`. Damped: not within [`REBALANCE_PAUSE`] of the last ones, not to a daemon that is up for less than
+/// [`FAILBACK_UP`] or flaps, nothing under `nomove`. What an administrator moved stays while its owner may have units.
+///
+/// # Errors
+/// [`Refusal::NotLeader`].
+pub fn rebalance(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
+    leads(map, origin)?;
+    if map.is_set(Flag::NoMove) {
+        return Ok(Change::Already { said: "nomove is set".to_owned() });
+    }
+    let recent = |placement: &Placement| {
+        placement.reason == PlacementReason::Rebalanced
+            && placement.moved.distance(origin.when) < REBALANCE_PAUSE
+    };
+    if map.placements().any(recent) {
+        return Ok(Change::Already { said: "logical units were moved a moment ago".to_owned() });
+    }
+    let takers = Takers::of(map);
+    let settled = |id: &DaemonId| map.daemon(id).is_some_and(|daemon| is_settled(map, daemon, origin));
+    let moves = map.placements().filter_map(|placement| {
+        let wanted = misplaced(map, placement, &takers)?;
+        settled(wanted).then_some((placement, wanted))
+    });
+    let mut draft = Draft::new(map, origin);
+    for (placement, wanted) in moves.take(REBALANCED_PER_STEP_MAX) {
+        replace(&mut draft, placement, wanted, PlacementReason::Rebalanced);
+    }
+    match draft.len() {
+        0 => Ok(Change::Already { said: "nothing to move".to_owned() }),
+        units => draft.finish(
+            format!("rebalance {units} logical units"),
+            format!("{units} logical units move to where they belong"),
+        ),
+    }
+}
+
+/// Where a unit belongs, if it is elsewhere on a daemon that is up.
+fn misplaced<'a>(map: &LusMap, placement: &'a Placement, takers: &Takers<'a>) -> Option<&'a DaemonId> {
+    let owner = map.daemon(&placement.owner).filter(|owner| owner.state.is_up())?;
+    let stays = placement.reason == PlacementReason::Moved && placement.pin.is_none() && owner.takes_units();
+    if stays {
+        return None;
+    }
+    takers.wanted(&placement.lu, placement.pin.as_ref()).filter(|wanted| **wanted != placement.owner)
+}
+
+/// Whether units may come to a daemon by themselves.
+fn is_settled(map: &LusMap, daemon: &DaemonInstance, origin: &Origin) -> bool {
+    let up_long = daemon.registered.distance(origin.when) >= FAILBACK_UP;
+    let held_back = daemon.is_flapping(origin.when) && !map.is_set(Flag::NoOut);
+    up_long && !held_back
 }

@@ -1,5 +1,6 @@
 //! Why an intent is refused, with the errno that a command ends with and the sentence that it prints.
 
+use crate::flag::Flag;
 use crate::id::{ClientAddr, DaemonId, Epoch, Iqn, LuId, LuName, Lun, Wwn};
 use crate::key::Key;
 use crate::model::WRITER;
@@ -188,6 +189,56 @@ pub enum Refusal {
     /// The size of the unit is the image's.
     #[error("the size of {0} is that of its image")]
     SizeOfImage(LuName),
+    /// Who wants what only a leader may is none, or not any more.
+    #[error("{} the map's term is {current}", not_leader(.term))]
+    NotLeader {
+        /// The term that it leads in, as it thinks.
+        term: Option<u64>,
+        /// The map's.
+        current: u64,
+    },
+    /// A flag forbids it.
+    #[error("flag {0} is set")]
+    FlagSet(Flag),
+    /// Nobody would be up any more.
+    #[error("the last daemon that is up is not declared down")]
+    LastDaemon,
+    /// The daemon is not up.
+    #[error("lus.{0} is not up")]
+    DaemonNotUp(DaemonId),
+    /// The daemon is up.
+    #[error("lus.{0} is up: stop it first")]
+    DaemonUp(DaemonId),
+    /// The daemon is to have no units.
+    #[error("lus.{0} is out: it is to have no logical units")]
+    DaemonOut(DaemonId),
+    /// Nobody could take its units.
+    #[error("lus.{id} has {units} logical units, and no other daemon is up and in")]
+    NoOtherDaemon {
+        /// The daemon.
+        id: DaemonId,
+        /// Its units.
+        units: usize,
+    },
+    /// What it left may still write.
+    #[error("{clients} RADOS clients of lus.{id} are not known to be fenced")]
+    Unfenced {
+        /// The daemon.
+        id: DaemonId,
+        /// How many.
+        clients: usize,
+    },
+    /// The unit is pinned to another daemon.
+    #[error("logical unit {lu} is pinned to lus.{pin}")]
+    Pinned {
+        /// The unit.
+        lu: LuName,
+        /// The daemon.
+        pin: DaemonId,
+    },
+    /// The unit has no owner.
+    #[error("logical unit {0} has no owner")]
+    NotPlaced(LuName),
     /// A value that cannot be.
     #[error("invalid {what}: {why}")]
     Invalid {
@@ -218,6 +269,10 @@ fn for_host(host: &Option<Iqn>) -> String {
     host.as_ref().map(|host| format!(" for host {host}")).unwrap_or_default()
 }
 
+fn not_leader(term: &Option<u64>) -> String {
+    term.map_or_else(|| "only the leader may do that,".to_owned(), |term| format!("term {term} is over,"))
+}
+
 fn by(newest: &Option<Epoch>) -> String {
     newest.map(|epoch| format!(" by up_from {epoch}")).unwrap_or_default()
 }
@@ -230,6 +285,7 @@ mod errno {
     pub(super) const EEXIST: (i32, &str) = (17, "EEXIST");
     pub(super) const EINVAL: (i32, &str) = (22, "EINVAL");
     pub(super) const ENOSPC: (i32, &str) = (28, "ENOSPC");
+    pub(super) const EHOSTDOWN: (i32, &str) = (112, "EHOSTDOWN");
     pub(super) const ESTALE: (i32, &str) = (116, "ESTALE");
 }
 
@@ -242,6 +298,7 @@ impl Refusal {
             | Self::NoSuchLuId(_)
             | Self::NoSuchDaemon(_)
             | Self::NotOnRecord { .. }
+            | Self::NotPlaced(_)
             | Self::NotMapped { .. }
             | Self::MappedOtherwise { .. } => errno::ENOENT,
             Self::TargetDiffers { .. }
@@ -253,11 +310,19 @@ impl Refusal {
             | Self::LunTaken { .. }
             | Self::AlreadyMapped { .. }
             | Self::AddressTaken { .. } => errno::EEXIST,
-            Self::TargetInUse { .. } | Self::HostInUse { .. } | Self::LuInUse { .. } => errno::EBUSY,
+            Self::TargetInUse { .. }
+            | Self::HostInUse { .. }
+            | Self::LuInUse { .. }
+            | Self::FlagSet(_)
+            | Self::LastDaemon
+            | Self::DaemonUp(_)
+            | Self::NoOtherDaemon { .. }
+            | Self::Pinned { .. } => errno::EBUSY,
+            Self::DaemonNotUp(_) | Self::DaemonOut(_) => errno::EHOSTDOWN,
             Self::SizeOfImage(_) | Self::Invalid { .. } => errno::EINVAL,
             Self::NoFreeLun(_) | Self::TooMany { .. } => errno::ENOSPC,
-            Self::Superseded { .. } | Self::NotUp { .. } => errno::ESTALE,
-            Self::TooOld { .. } => errno::EPERM,
+            Self::Superseded { .. } | Self::NotUp { .. } | Self::NotLeader { .. } => errno::ESTALE,
+            Self::TooOld { .. } | Self::Unfenced { .. } => errno::EPERM,
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lus_map::increment::INCREMENT_BYTES_MAX;
 use lus_map::{
-    Change, Corrupt, EPOCH_XATTR, Epoch, INCREMENTS_KEPT, Increment, LusMap, MAP_OBJECT, Origin, Refusal,
-    change, increment_key,
+    Change, Corrupt, EPOCH_XATTR, Epoch, INCREMENTS_KEPT, Increment, LEASE_XATTR, Lease, LusMap, MAP_OBJECT,
+    Origin, Refusal, change, increment_key,
 };
 use lusd_ceph::Error;
 use tokio::task::JoinHandle;
@@ -98,6 +98,14 @@ impl Updated {
     }
 }
 
+/// The lease of a leadership that is being taken.
+pub(crate) struct LeaseChange {
+    /// What it must be; none: nothing is compared, nobody ever led.
+    pub(crate) stale: Option<Lease>,
+    /// What it becomes.
+    pub(crate) first: Lease,
+}
+
 /// What the object says of a change whose result is not known.
 enum Look {
     Ours,
@@ -152,6 +160,16 @@ impl MapStore {
     /// [`StoreError::Apply`] and [`StoreError::Refused`] for an increment that does not belong on `map` or must not be made
     /// by this program, [`StoreError::Broken`], [`StoreError::Unknown`], [`StoreError::Ceph`].
     pub async fn commit(&self, map: &LusMap, increment: &Increment) -> Result<Commit, StoreError> {
+        self.commit_with(map, increment, None).await
+    }
+
+    /// As [`commit`](Self::commit); the same operation changes the lease of the leader, if it is what is said.
+    pub(crate) async fn commit_with(
+        &self,
+        map: &LusMap,
+        increment: &Increment,
+        lease: Option<&LeaseChange>,
+    ) -> Result<Commit, StoreError> {
         change::writable(map, increment)?;
         let next = map.apply(increment)?;
         breaks_nothing(map, &next)?;
@@ -162,12 +180,17 @@ impl MapStore {
             return Err(Refusal::TooMany { what: "bytes changed in one step", limit }.into());
         }
         write.compare.push((EPOCH_XATTR, epoch_value(map.epoch())));
+        if let Some(lease) = lease {
+            write.compare.extend(lease.stale.map(|stale| (LEASE_XATTR, lease_value(stale))));
+            write.set_xattrs.push((LEASE_XATTR, lease_value(lease.first)));
+        }
         for attempt in 0..COMMIT_ATTEMPTS {
+            let mut mismatch = false;
             match self.inner.objects.write(MAP_OBJECT, write.clone()).await {
                 Ok(()) => return Ok(self.committed(next)),
                 Err(error) if error.is_not_found() => return Err(StoreError::NoMap),
                 // The epoch is another one: somebody else's, or our own, if an attempt without an answer got there.
-                Err(error) if error.is_compare_mismatch() => {}
+                Err(error) if error.is_compare_mismatch() => mismatch = true,
                 Err(error) if !error.is_unknown_outcome() => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(%error, epoch = increment.epoch.0, "no answer to a change of the map; looking");
@@ -177,6 +200,8 @@ impl MapStore {
             match self.look(increment).await {
                 Ok(Look::Ours) => return Ok(self.committed(next)),
                 Ok(Look::Others) => return Ok(Commit::Lost),
+                // It is the lease that was another one. It does not come back, so no late attempt can get there.
+                Ok(Look::NotThere) if mismatch && lease.is_some() => return Ok(Commit::Lost),
                 // What was sent may still arrive. The same change again is harmless: one of the two fails on the epoch.
                 Ok(Look::NotThere) => {}
                 Err(StoreError::Ceph(error)) if error.is_unknown_outcome() => {}
@@ -232,9 +257,28 @@ impl MapStore {
     where
         F: FnMut(&LusMap, &Origin) -> Result<Change, Refusal>,
     {
+        self.update_by(None, &mut intent).await
+    }
+
+    /// Makes a change as the leader of `term`: as [`update`](Self::update), until another one leads.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update); [`StoreError::Refused`] with [`Refusal::NotLeader`] once the term is over.
+    pub async fn update_leading<F>(&self, term: u64, mut intent: F) -> Result<Updated, StoreError>
+    where
+        F: FnMut(&LusMap, &Origin) -> Result<Change, Refusal>,
+    {
+        self.update_by(Some(term), &mut intent).await
+    }
+
+    async fn update_by<F>(&self, leader_term: Option<u64>, intent: &mut F) -> Result<Updated, StoreError>
+    where
+        F: FnMut(&LusMap, &Origin) -> Result<Change, Refusal>,
+    {
         for attempt in 0..UPDATE_ATTEMPTS {
             let map = self.latest().await?;
-            match intent(&map, &self.origin())? {
+            let origin = Origin { leader_term, ..self.origin() };
+            match intent(&map, &origin)? {
                 Change::Already { said } => return Ok(Updated { map, said, notified: None }),
                 Change::Make { increment, said } => match self.commit(&map, &increment).await? {
                     Commit::Committed(Committed { map, notified }) => {
@@ -248,12 +292,17 @@ impl MapStore {
     }
 }
 
-async fn pause(attempt: u32) {
+pub(crate) async fn pause(attempt: u32) {
     tokio::time::sleep((Duration::from_millis(2) * attempt).min(PAUSE_MAX)).await;
 }
 
-fn unknown(why: &'static str) -> StoreError {
+pub(crate) fn unknown(why: &'static str) -> StoreError {
     StoreError::Unknown { object: MAP_OBJECT.to_owned(), why }
+}
+
+/// The value of the lease's attribute.
+pub(crate) fn lease_value(lease: Lease) -> Bytes {
+    Bytes::from(lease.to_string())
 }
 
 /// The value of the epoch's attribute.

@@ -16,6 +16,7 @@
 
 mod commit;
 mod error;
+mod lease;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 mod objects;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use commit::{Commit, Committed, Notified, NotifyOutcome, Updated};
 pub use error::StoreError;
+pub use lease::{Looked, Renewal, Take};
 pub use objects::{
     Acknowledge, Boxed, NotifyReply, ObjectEvent, ObjectWatch, Objects, OmapRange, Read, ReadReply, Write,
 };

@@ -1,6 +1,6 @@
 //! [`Objects`] in memory, with faults: for tests. Not a part of the product.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ type Act = Box<dyn FnOnce(&Memory) + Send>;
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Object>,
-    watchers: Vec<(String, mpsc::Sender<Event>)>,
+    watchers: Vec<Watcher>,
+    watchers_hidden: BTreeSet<String>,
     faults: VecDeque<WriteFault>,
     late: Vec<(String, Write)>,
     before_reads: VecDeque<Option<Act>>,
@@ -54,18 +55,48 @@ struct State {
     reads: usize,
 }
 
+struct Watcher {
+    object: String,
+    client: String,
+    events: mpsc::Sender<Event>,
+}
+
 enum Event {
     Notify(oneshot::Sender<Bytes>),
     Broken,
 }
 
 /// Objects in memory; clones share them.
-#[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    client: String,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { state: Arc::default(), client: "127.0.0.1:0/1".to_owned() }
+    }
+}
 
 impl Memory {
+    /// The same objects, as the client of this address.
+    pub fn client(&self, address: impl Into<String>) -> Self {
+        Self { state: Arc::clone(&self.state), client: address.into() }
+    }
+
+    /// Whether the watches of a client are not listed, as if it were silent for long.
+    pub fn hide_watcher(&self, address: &str, hidden: bool) {
+        let mut state = self.state();
+        if hidden {
+            state.watchers_hidden.insert(address.to_owned());
+        } else {
+            state.watchers_hidden.remove(address);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A copy of an object.
@@ -102,8 +133,8 @@ impl Memory {
 
     /// Breaks every watch.
     pub fn break_watches(&self) {
-        for (_, watcher) in self.state().watchers.drain(..) {
-            drop(watcher.try_send(Event::Broken));
+        for watcher in self.state().watchers.drain(..) {
+            drop(watcher.events.try_send(Event::Broken));
         }
     }
 
@@ -211,8 +242,23 @@ impl Objects for Memory {
                 return Err(error("watch", object, Errno::ENOENT));
             }
             let (sender, events) = mpsc::channel(EVENTS_MAX);
-            state.watchers.push((object.to_owned(), sender));
+            let client = self.client.clone();
+            state.watchers.push(Watcher { object: object.to_owned(), client, events: sender });
             Ok(Box::new(MemoryWatch { events, object: object.to_owned() }) as Box<dyn ObjectWatch>)
+        })
+    }
+
+    fn watchers<'a>(&'a self, object: &'a str) -> Boxed<'a, Result<Vec<String>, Error>> {
+        Box::pin(async move {
+            let mut state = self.state();
+            if !state.objects.contains_key(object) {
+                return Err(error("list_watchers", object, Errno::ENOENT));
+            }
+            state.watchers.retain(|watcher| !watcher.events.is_closed());
+            let seen = state.watchers.iter().filter(|watcher| {
+                watcher.object == object && !state.watchers_hidden.contains(&watcher.client)
+            });
+            Ok(seen.map(|watcher| watcher.client.clone()).collect())
         })
     }
 
@@ -229,10 +275,10 @@ impl Objects for Memory {
                 if state.notifies_are_lost {
                     return Ok(NotifyReply::default());
                 }
-                state.watchers.retain(|(_, watcher)| !watcher.is_closed());
-                for (_, watcher) in state.watchers.iter().filter(|(watched, _)| watched == object) {
+                state.watchers.retain(|watcher| !watcher.events.is_closed());
+                for watcher in state.watchers.iter().filter(|watcher| watcher.object == object) {
                     let (sender, answer) = oneshot::channel();
-                    drop(watcher.try_send(Event::Notify(sender)));
+                    drop(watcher.events.try_send(Event::Notify(sender)));
                     answers.push(answer);
                 }
             }

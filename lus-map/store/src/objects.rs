@@ -118,6 +118,10 @@ pub trait Objects: Send + Sync + 'static {
         timeout: Duration,
     ) -> Boxed<'a, Result<Box<dyn ObjectWatch>, Error>>;
 
+    /// The addresses of the clients that watch an object, as RADOS writes them: those that are silent for less than their
+    /// timeout too.
+    fn watchers<'a>(&'a self, object: &'a str) -> Boxed<'a, Result<Vec<String>, Error>>;
+
     /// Notifies the watchers of an object and waits for their acknowledgements, `timeout` at most.
     fn notify<'a>(
         &'a self,

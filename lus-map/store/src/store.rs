@@ -167,7 +167,7 @@ impl MapStore {
         increments.into_iter().try_for_each(|increment| partial.apply(increment))
     }
 
-    async fn read(&self, read: Read) -> Result<ReadReply, StoreError> {
+    pub(crate) async fn read(&self, read: Read) -> Result<ReadReply, StoreError> {
         self.inner
             .objects
             .read(MAP_OBJECT, read)
