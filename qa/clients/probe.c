@@ -2,7 +2,7 @@
  *
  *   probe [--initiator NAME] [--retry SECONDS] URL COMMAND...
  *
- *   COMMAND: tur | inquiry | vpd:PAGE | luns | capacity | read:LBA | write:LBA | flush | sense   (numbers as in C)
+ *   COMMAND: tur | inquiry | vpd:PAGE | luns | groups | capacity | read:LBA | write:LBA | flush | sense   (numbers as in C)
  *
  * One line for each command: "<command> <outcome> [hex of the data in]"; the outcome is good, KEY/ASC/ASCQ in hex, or another status by name. Unit attentions that
  * a new session meets are passed over. EXIT_LOST when there is no login, or the connection ends. */
@@ -19,6 +19,17 @@ enum {
 	TIMEOUT_S = 20,
 };
 
+/* REPORT TARGET PORT GROUPS, which libiscsi has no function for. */
+static struct scsi_task *report_target_port_groups(struct iscsi_context *iscsi, int lun)
+{
+	unsigned char cdb[12] = { 0xa3, 0x0a, [8] = ALLOCATION >> 8, [9] = ALLOCATION & 0xff };
+	struct scsi_task *task = scsi_create_task(sizeof(cdb), cdb, SCSI_XFER_READ, ALLOCATION);
+
+	if (task == NULL)
+		die(EXIT_LOST, "no memory");
+	return iscsi_scsi_command_sync(iscsi, lun, task, NULL);
+}
+
 static struct scsi_task *send_command(struct iscsi_context *iscsi, int lun, const char *name, uint64_t argument)
 {
 	static uint8_t block[4096];
@@ -31,6 +42,8 @@ static struct scsi_task *send_command(struct iscsi_context *iscsi, int lun, cons
 		return iscsi_inquiry_sync(iscsi, lun, 1, (int)argument, ALLOCATION);
 	if (strcmp(name, "luns") == 0)
 		return iscsi_reportluns_sync(iscsi, 0, ALLOCATION);
+	if (strcmp(name, "groups") == 0)
+		return report_target_port_groups(iscsi, lun);
 	if (strcmp(name, "capacity") == 0)
 		return iscsi_readcapacity16_sync(iscsi, lun);
 	if (strcmp(name, "sense") == 0)
