@@ -16,3 +16,5 @@ TEUTH = QA / "lib" / "teuth"
 TOOLS = ROOT / "tools" / "lib"
 # Everything that the runner makes; git ignores it.
 BUILD = ROOT / "target" / "qa"
+# Why a job failed that the runner ended before it was done; the runner then says why it did.
+ENDED_BY_RUNNER = "ended by qa/run"

@@ -1,6 +1,6 @@
 """One job, as a process: what the command `teuthology` is on a lab, without the tasks that lock, install and reach machines.
 
-Its argument is a JSON file: archive, work, cluster, logs, port_base, keep, path, config, name, job_id, description, result, timeout.
+Its argument is a JSON file: archive, work, cluster, logs, port_base, keep, path, config, name, job_id, description, result.
 """
 
 import json
@@ -16,7 +16,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
 import teuthology  # noqa: E402  isort: skip
 import gevent  # noqa: E402
 import yaml  # noqa: E402
-from teuth import QA, TEUTH, TOOLS, sweep  # noqa: E402
+from teuth import ENDED_BY_RUNNER, QA, TEUTH, TOOLS, sweep  # noqa: E402
 
 sys.path[:0] = [str(TOOLS), str(QA), str(TEUTH / "standins")]
 import install  # noqa: E402
@@ -49,7 +49,7 @@ def main():
     ctx.summary = {"success": True, "owner": "qa/run", "description": job["description"]}
     ctx.cluster = local.cluster_of(config.get("roles", []), environment, f"{job['work']}/home")
     ctx.local = {key: job[key] for key in ("work", "cluster", "logs", "port_base", "keep")} | {"env": environment}
-    _end_on_sigterm(job["timeout"])
+    _end_on_sigterm()
     begun = time.monotonic()
     try:
         run_tasks.run_tasks(config["tasks"], ctx)
@@ -90,11 +90,10 @@ def _environment(job):
     }
 
 
-def _end_on_sigterm(seconds):
+def _end_on_sigterm():
     """On SIGTERM the running task is ended as by an error, so that the tasks before it clean up."""
     main_greenlet = gevent.getcurrent()
-    reason = Interrupted(f"not done within the limit of {seconds} s, or the run was interrupted")
-    gevent.signal_handler(signal.SIGTERM, lambda: gevent.kill(main_greenlet, reason))
+    gevent.signal_handler(signal.SIGTERM, lambda: gevent.kill(main_greenlet, Interrupted(ENDED_BY_RUNNER)))
 
 
 def _dump(path, data):

@@ -14,7 +14,7 @@ def main():
         case = TestCase(entry["name"], entry["classname"], entry["time"])
         if entry["failure"]:
             failure = Failure(entry["failure"])
-            failure.text = f"{entry['failure']}\n{entry['log']}"
+            failure.text = entry["text"]
             case.result = [failure]
         suite.add_testcase(case)
     xml = JUnitXml("qa/run")

@@ -1,12 +1,13 @@
 """Jobs as processes: a folder and a cluster for each, a time limit, its verdict, and an end to whatever it leaves."""
 
-import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import time
 import build
 import ui
 from cluster import MAX_DIR, PORT_STEP
-from teuth import BUILD, ROOT, TEUTH, sweep
+from teuth import BUILD, ENDED_BY_RUNNER, ROOT, TEUTH, sweep
 from ui import Failure
 
 ARCHIVE = BUILD / "archive"
@@ -29,8 +30,26 @@ _RUNS_KEPT = 5
 _GRACE_SECONDS = 30
 _TICK_SECONDS = 0.2
 _SIGN_OF_LIFE_SECONDS = 60
+# Lines of a failed job's output that are shown.
+_LAST_WORDS = 5
 
-Verdict = collections.namedtuple("Verdict", "job passed seconds reason archive")
+
+@dataclasses.dataclass
+class Verdict:
+    """What became of a job: seconds that it took, and why it failed."""
+
+    job: dict
+    passed: bool
+    seconds: float
+    reason: str
+    archive: pathlib.Path
+
+    def details(self):
+        """What the tasks' commands printed last before the first failure, and where the rest is."""
+        log = self.archive / "teuthology.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        printed = re.findall(r"^\S+ \w+:tasks\.\S+\.(?:stdout|stderr):(.+)$", text.partition("Saw exception from tasks")[0], re.M)
+        return [*printed[-_LAST_WORDS:], str(_short(log))]
 
 
 class Run:
@@ -122,7 +141,7 @@ class Run:
         word, name = ("passed", "green") if verdict.passed else ("failed", "red")
         lines = [f"{label} {ui.colour(word, name, sys.stdout)} {verdict.seconds:5.1f} s  {verdict.job['description']}"]
         if not verdict.passed:
-            lines += [f"        {verdict.reason}", f"        {_short(verdict.archive / 'teuthology.log')}"]
+            lines += [f"        {line}" for line in (_brief(verdict.reason), *verdict.details())]
         if keep:
             lines.append(f"        kept: tools/vstart up --no-build --dir {place.cluster}")
         self._say("\n".join(lines))
@@ -139,7 +158,6 @@ class Run:
             "port_base": self.options.port_base + PORT_STEP * (job["number"] % self.options.jobs),
             "keep": self.options.keep,
             "path": ":".join(dict.fromkeys(words)),
-            "timeout": self.options.timeout,
             "name": self.name,
             "job_id": str(job["number"]),
             "description": job["description"],
@@ -181,14 +199,14 @@ class Run:
         skipped = len(self.jobs) - len(verdicts)
         with self._print_lock:
             for verdict in failed:
-                print(f"{ui.colour('failed', 'red', sys.stdout)}  [{verdict.job['number']}] {verdict.job['description']}: {verdict.reason}")
+                print(f"{ui.colour('failed', 'red', sys.stdout)}  [{verdict.job['number']}] {verdict.job['description']}: {_brief(verdict.reason)}")
             if skipped:
                 print(f"{ui.colour('skipped', 'yellow', sys.stdout)}  {skipped} jobs: the run was interrupted")
             print(f"{len(verdicts) - len(failed)} passed, {len(failed)} failed, {skipped} skipped", flush=True)
 
     def _junit(self, verdicts, path):
         cases = [
-            {"name": v.job["description"], "classname": self.suite, "time": round(v.seconds, 2), "failure": v.reason, "log": str(v.archive / "teuthology.log")}
+            {"name": v.job["description"], "classname": self.suite, "time": round(v.seconds, 2), "failure": _brief(v.reason), "text": "\n".join(v.details())}
             for v in sorted(verdicts, key=lambda verdict: verdict.job["number"])
         ]
         words = [self.python, "-Bs", TEUTH / "junit.py", path]
@@ -227,7 +245,7 @@ class _Place:
         said = json.loads(self.result.read_text())
         if not said["success"]:
             self.reason = said.get("failure_reason") or "it failed without a reason"
-        elif reason:
+        if reason and self.reason in ("", ENDED_BY_RUNNER):
             self.fail(reason)
         return self.reason
 
@@ -294,6 +312,11 @@ def _forget_old_runs():
     runs = sorted(ARCHIVE.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in runs[_RUNS_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _brief(reason):
+    """A reason without the whole command line that teuthology puts at its end; the summary and the log have it."""
+    return re.sub(r'^(Command (?:failed|crashed).*?): ".*', r"\1", reason.replace("\n", " "))
 
 
 def _short(path):

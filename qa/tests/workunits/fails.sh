@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "these are the last words"
+exit 3
