@@ -118,6 +118,7 @@ def _plan(cargo, options):
         Step("format", command(cargo, "fmt", "--all", "--check", limit=LIMIT_QUICK)),
         Step("layout", lambda context: _layout(context, metadata)),
         Step("tools", command("/usr/bin/python3", "-B", TOOLS_TESTS, limit=LIMIT_QUICK)),
+        Step("bench tools", command("/usr/bin/python3", "-B", "-m", "unittest", "discover", "-s", ROOT / "qa" / "bench", limit=LIMIT_QUICK)),
         Step("clippy", command(cargo, "clippy", *every, "--all-targets", "--", "-D", "warnings")),
         Step("deny", lambda context: _deny(context, cargo, environment, "licenses", "bans", "sources")),
         Step("deny advisories", lambda context: _advisories(context, cargo, environment)),
@@ -128,6 +129,7 @@ def _plan(cargo, options):
         return plan
     binaries = [word for name in build.BINARIES for word in ("-p", name)]
     plan.append(Step("build", command(cargo, "build", "--locked", "--release", *binaries)))
+    plan.append(Step("microbench", command(ROOT / "qa" / "bench" / "micro", judge=_by_last_line)))
     for package in metadata["packages"]:
         if "cluster-tests" not in package["features"]:
             continue
@@ -195,6 +197,13 @@ def _advisories(context, cargo, environment):
     if fetched.failed:
         return fetched
     return steps.run_command(context, [deny, "--locked", "check", "advisories"], environment, LIMIT_QUICK)
+
+
+def _by_last_line(status, log):
+    """As its status says, with its last line as the reason."""
+    outcome = steps.by_status(status, log)
+    outcome.reason = " ".join(ui.tail(log, 1))
+    return outcome
 
 
 def _qa(context, path, environment):

@@ -80,14 +80,7 @@ fn run(
     };
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let shard = Rc::new(Shard {
-            index,
-            service,
-            queue,
-            ops: RefCell::new(Slab::new()),
-            connections: Cell::new(0),
-            idle: Notify::new(),
-        });
+        let shard = Shard::new(index, service, queue);
         let reactor = tokio::task::spawn_local(reactor(shard.clone()));
         while let Some(stream) = incoming.recv().await {
             shard.connections.set(shard.connections.get() + 1);
@@ -235,6 +228,19 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// What a shard's thread starts with. Operations complete on `queue`; [`ShardHandle::start`] has one drained, a bench that drives
+    /// sessions without a socket need not.
+    pub fn new(index: usize, service: Arc<Service>, queue: Arc<CompletionQueue>) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            service,
+            queue,
+            ops: RefCell::new(Slab::new()),
+            connections: Cell::new(0),
+            idle: Notify::new(),
+        })
+    }
+
     /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
     ///
     /// `reset_generation` is the unit's at the time that the task arrived. It is looked at again inside the gate: a reset raises it before
