@@ -2,7 +2,7 @@
 """The shortest way through everything: a target and an LU by `lus`, I/O by QEMU's initiator, and nothing left.
 
 Environment: BLOCK_SIZE (512 or 4096), DIGEST (none or header). Any number of daemons: one serves the LU, every other one lists it and
-answers media commands 02/04/0C."""
+answers media commands 02/04/0B."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ import relay  # noqa: E402
 NAME = "smoke"
 LU = "rbd/qa-smoke"
 SIZE_MIB = 64
-STANDBY = "02/04/0c"
+STANDBY = "02/04/0b"
 SETTLE_S = 30  # from a change of the map to its effect at every daemon
 # Bytes of each write and read. From 32 KiB on QEMU 7.2 asks a disk for its mapping first, in a length that it then finds unaligned if blocks have 4096 bytes.
 LENGTH = 16384
