@@ -46,6 +46,8 @@ static struct iscsi_context *login_once(const struct target *target, int *lun, c
 	struct iscsi_context *iscsi = iscsi_create_context(target->initiator);
 	struct iscsi_url *url;
 
+	/* libiscsi writes to sockets whose other end may be gone; that is to be an error, not the end of the client. */
+	signal(SIGPIPE, SIG_IGN);
 	if (iscsi == NULL)
 		die(EXIT_USAGE, "cannot create an iSCSI context for %s", target->initiator);
 	url = iscsi_parse_full_url(iscsi, target->url);
@@ -71,8 +73,6 @@ struct iscsi_context *session_open(const struct target *target, int *lun, char *
 	double deadline = now_s() + target->retry_s;
 	char own[256];
 
-	/* libiscsi writes to sockets whose other end may be gone; that is to be an error, not the end of the client. */
-	signal(SIGPIPE, SIG_IGN);
 	if (reason == NULL) {
 		reason = own;
 		reason_size = sizeof(own);
