@@ -24,6 +24,9 @@ PROGRAM = "tools/check"
 TOOLS_TESTS = ROOT / "tools" / "lib" / "test_tools.py"
 WORK = ROOT / "target" / "check"
 QA_CHECKS = ROOT / "qa" / "checks"
+QA_TESTS = ROOT / "qa" / "tests"
+# Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
+SUITES = ("smoke", "clients", "durability")
 
 # cargo-deny is built once where it is not installed (about four minutes), into target/tools.
 CARGO_DENY = "0.20.2"
@@ -34,11 +37,13 @@ LIMIT_CARGO = 1500
 LIMIT_QUICK = 300
 LIMIT_ADVISORIES = 60
 LIMIT_QA = 300
+LIMIT_SUITE = 900
 SKIPPED_STATUS = 77
 
 ABOUT = """\
 Runs everything that must pass: format, lints, dependencies' licences, docs, layout, unit and property tests, then the
-tests and the checks of qa/checks against a real cluster that it starts in target/check/cluster and destroys at the end.
+tests and the checks of qa/checks against a real cluster that it starts in target/check/cluster and destroys, and at the
+end suites of qa/suites, whose jobs each have a cluster of their own.
 
     tools/check                      all of it; installs missing Debian packages
     tools/check --quick              without a cluster
@@ -93,8 +98,9 @@ def _run(options):
     session = _ClusterSession(options.keep)
     if needs_cluster:
         begin, end = session.steps()
-        first = next(i for i, step in enumerate(chosen) if step.cluster)
-        chosen = [*chosen[:first], *begin, *chosen[first:], *end]
+        users = [i for i, step in enumerate(chosen) if step.cluster]
+        first, behind = users[0], users[-1] + 1
+        chosen = [*chosen[:first], *begin, *chosen[first:behind], *end, *chosen[behind:]]
     try:
         return steps.run_all(chosen, WORK / "log", session.ready)
     finally:
@@ -119,6 +125,7 @@ def _plan(cargo, options):
         Step("layout", lambda context: _layout(context, metadata)),
         Step("tools", command("/usr/bin/python3", "-B", TOOLS_TESTS, limit=LIMIT_QUICK)),
         Step("bench tools", command("/usr/bin/python3", "-B", "-m", "unittest", "discover", "-s", ROOT / "qa" / "bench", limit=LIMIT_QUICK)),
+        Step("qa suites expand", command(QA_TESTS / "test_suites.py", limit=LIMIT_QUICK)),
         Step("clippy", command(cargo, "clippy", *every, "--all-targets", "--", "-D", "warnings")),
         Step("deny", lambda context: _deny(context, cargo, environment, "licenses", "bans", "sources")),
         Step("deny advisories", lambda context: _advisories(context, cargo, environment)),
@@ -147,6 +154,10 @@ def _plan(cargo, options):
         )
     for path in qa_checks():
         plan.append(Step(f"qa {path.name}", lambda context, path=path: _qa(context, path, environment), cluster=True))
+    plan.append(Step("qa runner", command(QA_TESTS / "test_runner.py", limit=LIMIT_SUITE)))
+    for suite in SUITES:
+        words = (ROOT / "qa" / "run", f"lus/{suite}", "--no-build")
+        plan.append(Step(f"suite {suite}", command(*words, limit=LIMIT_SUITE, judge=steps.by_last_line)))
     return plan
 
 

@@ -145,6 +145,17 @@ def by_test_results(status, log):
     return outcome
 
 
+def by_last_line(status, log):
+    """Counts what the last line says, `N passed, N failed, N skipped`, as qa/run prints it."""
+    found = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", (ui.tail(log, 1) or [""])[0])
+    passed, failed, skipped = map(int, found.groups()) if found else (0, 0, 0)
+    if status != 0 and not failed:
+        return Outcome(failed=1, reason=f"exited with {status}")
+    if not passed + failed:
+        return Outcome(failed=1, reason="nothing ran")
+    return Outcome(passed=passed, failed=failed, skipped=skipped)
+
+
 def run_command(context, words, environment, limit, judge=by_status):
     """Runs a command with its output in the step's log, within a time limit in seconds; what `judge` makes of its end."""
     words = [str(word) for word in words]

@@ -53,6 +53,14 @@ class Steps(unittest.TestCase):
         self.assertLess(time.monotonic() - begun, 10)
         self.assertEqual((status, printed.splitlines()[-1]), (1, "0 passed, 1 failed, 0 skipped"))
 
+    def test_the_last_line_is_counted(self):
+        status, printed = self.run_all(self.shell("echo '3 passed, 0 failed, 0 skipped'", steps.by_last_line))
+        self.assertEqual((status, printed.splitlines()[-1]), (0, "3 passed, 0 failed, 0 skipped"))
+        status, printed = self.run_all(self.shell("echo '3 passed, 2 failed, 1 skipped'; exit 1", steps.by_last_line))
+        self.assertEqual((status, printed.splitlines()[-1]), (1, "3 passed, 2 failed, 1 skipped"))
+        for script in ("echo '3 passed, 0 failed, 0 skipped'; exit 1", "echo '0 passed, 0 failed, 0 skipped'", "echo '1 passed, 0 failed, 0 skipped'; echo oh"):
+            self.assertEqual(self.run_all(self.shell(script, steps.by_last_line))[0], 1, script)
+
     def test_test_results_are_counted_one_by_one(self):
         script = """
             echo 'test a::b ... ignored, needs a reason'

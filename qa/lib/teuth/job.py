@@ -3,6 +3,7 @@
 Its argument is a JSON file: archive, work, cluster, logs, port_base, keep, path, config, name, job_id, description, result.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ from teuthology import run_tasks  # noqa: E402
 from teuthology.config import FakeNamespace  # noqa: E402
 
 log = logging.getLogger("job")
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Interrupted(Exception):
@@ -91,9 +94,10 @@ def _environment(job):
 
 
 def _end_on_sigterm():
-    """On SIGTERM the running task is ended as by an error, so that the tasks before it clean up."""
+    """On SIGTERM, which also the runner's own death brings, the running task is ended as by an error, so that the tasks before it clean up."""
     main_greenlet = gevent.getcurrent()
     gevent.signal_handler(signal.SIGTERM, lambda: gevent.kill(main_greenlet, Interrupted(ENDED_BY_RUNNER)))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _dump(path, data):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import pathlib
 import re
 import signal
@@ -13,7 +12,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Pa
 import build  # noqa: E402
 import packages  # noqa: E402
 import ui  # noqa: E402
-from teuth import BUILD, QA, TEUTH, runner, venv  # noqa: E402
+from teuth import QA, TEUTH, runner, venv  # noqa: E402
 from ui import Failure  # noqa: E402
 
 PROGRAM = "qa/run"
@@ -98,22 +97,13 @@ def _suites(folder):
 def _expand(python, options, suite):
     """The jobs that are wanted, numbered from 1 on as they are in the whole suite, so that a filter does not renumber them."""
     words = [python, "-Bs", TEUTH / "expand.py", options.suites.absolute(), suite, str(options.seed), *(path.absolute() for path in options.override)]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment())
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=venv.environment())
     if done.returncode != 0:
         raise Failure(f"the suite {suite} does not expand:\n{done.stderr.strip()}")
     jobs = json.loads(done.stdout)
     for number, job in enumerate(jobs, 1):
         job["number"] = number
     return [job for job in jobs if _wanted(job["description"], options)]
-
-
-def _environment():
-    """Without a configuration of teuthology that the user may have, and what teuthology would put into a home."""
-    home = BUILD / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    settings = home / "teuthology.yaml"
-    settings.write_text("{}\n")
-    return {**os.environ, "HOME": str(home), "TEUTHOLOGY_CONFIG": str(settings)}
 
 
 def _wanted(description, options):

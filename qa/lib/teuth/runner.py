@@ -26,8 +26,9 @@ ARCHIVE = BUILD / "archive"
 WORK = BUILD / "w"
 # Runs of which the logs stay.
 _RUNS_KEPT = 5
-# From SIGTERM to SIGKILL for a job that is over its limit: its tasks unwind in it.
+# From SIGTERM to SIGKILL for a job: its tasks unwind in it. Who interrupts a run (tools/check) does not wait long.
 _GRACE_SECONDS = 30
+_GRACE_SECONDS_INTERRUPTED = 10
 _TICK_SECONDS = 0.2
 _SIGN_OF_LIFE_SECONDS = 60
 # Lines of a failed job's output that are shown.
@@ -184,7 +185,7 @@ class Run:
             return "" if child.returncode == 0 else f"the job's process ended with {child.returncode}: see output.log"
         child.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS)
+            child.wait(_GRACE_SECONDS_INTERRUPTED if self._stop.is_set() else _GRACE_SECONDS)
         if child.poll() is None:
             child.kill()
             child.wait()

@@ -30,6 +30,15 @@ def python():
     return _HOME / "bin" / "python"
 
 
+def environment():
+    """For a process that only expands suites: without a configuration of teuthology that the user may have, and what teuthology would put into a home."""
+    home = BUILD / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "teuthology.yaml"
+    settings.write_text("{}\n")
+    return {**os.environ, "HOME": str(home), "TEUTHOLOGY_CONFIG": str(settings)}
+
+
 def _wanted():
     # A new minor version of Python does not find what an old one installed.
     return hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode() + str(_HOME).encode()).hexdigest()
