@@ -144,7 +144,7 @@ class Run:
         if not verdict.passed:
             lines += [f"        {line}" for line in (_brief(verdict.reason), *verdict.details())]
         if keep:
-            lines.append(f"        kept: tools/vstart up --no-build --dir {place.cluster}")
+            lines.append(f"        kept: eval \"$(tools/vstart env --dir {place.cluster})\"; when done: tools/vstart destroy --dir {place.cluster}")
         self._say("\n".join(lines))
 
     def _order(self, job, place):
@@ -281,7 +281,7 @@ def _work_folder(keep):
     base.mkdir(parents=True, exist_ok=True)
     for old in base.iterdir():
         with _locked(old) as free:
-            if free and not (old / "kept").exists():
+            if free and not ((old / "kept").exists() and any(old.glob("*/c/vstart.json"))):
                 for job in old.iterdir():
                     sweep.kill(str(job))
                 shutil.rmtree(old)
