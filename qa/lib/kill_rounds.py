@@ -16,7 +16,7 @@ FIRST_RECORD_S = 90  # the client retries its login for 60 s
 POLL_S = 0.05
 # Exit codes (qa/clients/common.h).
 FINE, FOUND, LOST = 0, 1, 3
-LOSSES = ("lost", "undone", "late", "torn")
+LOSSES = ("lost", "undone", "late", "torn", "misplaced")
 
 
 class Broken(Exception):

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -18,6 +19,8 @@ import socket
 import subprocess
 import sys
 import time
+
+import c_sources
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QA = ROOT / "qa"
@@ -29,7 +32,6 @@ EXIT_FAILED, EXIT_SKIPPED = 1, 77
 IQN = "iqn.2026-11.io.lus.qa"
 # The exit codes of the clients in C (qa/clients/common.h).
 CLIENT_FINE, CLIENT_FOUND, CLIENT_USAGE, CLIENT_LOST = 0, 1, 2, 3
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 MIB = 1 << 20
 
 
@@ -182,8 +184,8 @@ def scratch(name):
 
 def client(name):
     """The path of the program `qa/clients/NAME.c`, built."""
-    clients = QA / "clients"
-    return _built(name, [clients / f"{name}.c", clients / "common.c"], [clients / "common.h"], [])
+    files = c_sources.of(name)
+    return _built(name, [path for path in files if path.suffix == ".c"], [path for path in files if path.suffix == ".h"], [])
 
 
 def digest_env():
@@ -202,7 +204,7 @@ def _built(name, sources, headers, flags):
         raise Skipped("libiscsi's headers are missing; run: apt-get install libiscsi-dev")
     BIN.mkdir(parents=True, exist_ok=True)
     fresh = BIN / f"{name}.{os.getpid()}"
-    run(["cc", *CFLAGS, *flags, "-o", fresh, *sources, "-liscsi"])
+    run(["cc", *c_sources.CFLAGS, *flags, "-o", fresh, *sources, "-liscsi"])
     fresh.rename(binary)
     return binary
 

@@ -12,9 +12,10 @@ from tasks import lusd
 from teuthology import misc
 from teuthology.exceptions import ConfigError
 
-QA = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(QA / 'lib'))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'lib'))
+import c_sources  # noqa: E402
 import kill_rounds  # noqa: E402
+import qa  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ DEFAULTS = dict(
     image='rbd/qa-durability',
 )
 IQN = 'iqn.2026-11.io.lus.qa:durability'
-SOURCES = ('durability.c', 'common.c', 'common.h')
 # Of one run of the client; it ends long before.
 CLIENT_SECONDS = 300
 
@@ -97,10 +97,11 @@ def _folder(ctx, remote, role):
     folder = '%s/lus_durability.%s' % (misc.get_testdir(ctx), role)
     remote.run(args=['mkdir', '--', folder])
     try:
-        for name in SOURCES:
-            remote.write_file('%s/%s' % (folder, name), (QA / 'clients' / name).read_bytes())
-        sources = ['%s/%s' % (folder, name) for name in SOURCES if name.endswith('.c')]
-        remote.run(args=['cc', '-std=gnu11', '-O2', '-o', folder + '/durability'] + sources + ['-liscsi'])
+        files = c_sources.of('durability')
+        for path in files:
+            remote.write_file('%s/%s' % (folder, path.name), path.read_bytes())
+        sources = ['%s/%s' % (folder, path.name) for path in files if path.suffix == '.c']
+        remote.run(args=['cc'] + c_sources.CFLAGS + ['-o', folder + '/durability'] + sources + ['-liscsi'])
         yield folder
     finally:
         remote.run(args=['rm', '-rf', '--', folder])
