@@ -180,3 +180,6 @@ impl Candidate {
         RANK_DELAY * u32::try_from(before).unwrap_or(RANKS_MAX).min(RANKS_MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,6 +128,11 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// `1 logical unit`, `2 logical units`.
+fn units(count: usize) -> String {
+    if count == 1 { "1 logical unit".to_owned() } else { format!("{count} logical units") }
+}
+
 /// Cuts a text for the log at its bound, between characters.
 fn truncate(text: &mut String) {
     let mut end = text.len().min(ORIGIN_TEXT_BYTES_MAX);

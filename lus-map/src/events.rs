@@ -197,7 +197,8 @@ impl List<'_> {
         let (old, new) = match decode::<DaemonInstance>(change)? {
             (None, Some(new)) => {
                 let portals: Vec<String> = new.portals.iter().map(ToString::to_string).collect();
-                let reason = format!("on {}, portals {}", new.hostname, portals.join(","));
+                let after = self.superseded_while_up(&key.id)?;
+                let reason = format!("on {}, portals {}{after}", new.hostname, portals.join(","));
                 self.push(EventKind::Register, subject(), reason);
                 return Ok(());
             }
@@ -245,6 +246,19 @@ impl List<'_> {
                 _ => false,
             })
         })
+    }
+
+    /// What there is to say of an older start of the daemon that this increment removes.
+    fn superseded_while_up(&self, id: &DaemonId) -> Result<String, Corrupt> {
+        for change in self.increment.iter().flat_map(|increment| &increment.changes) {
+            if matches!(&change.key, Key::Daemon(key) if key.id == *id && change.new.is_none())
+                && let (Some(old), None) = decode::<DaemonInstance>(change)?
+                && old.state.is_up()
+            {
+                return Ok(format!("; up_from {} did not end in order", old.up_from));
+            }
+        }
+        Ok(String::new())
     }
 
     /// What the increment says of one of perhaps several that it declares down.

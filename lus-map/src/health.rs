@@ -134,12 +134,16 @@ fn daemon_down(map: &LusMap) -> Option<HealthCheck> {
 
 fn daemon_flapping(map: &LusMap, now: Timestamp) -> Option<HealthCheck> {
     let flapping = map.daemons().filter(|daemon| daemon.is_flapping(now));
-    let held = if map.is_set(Flag::NoOut) { "not held back, noout is set" } else { "held back" };
+    let minutes = FLAPPING_WINDOW.as_secs() / 60;
+    let held = if map.is_set(Flag::NoOut) {
+        "not held back, as noout is set".to_owned()
+    } else {
+        format!("held back for {minutes} minutes")
+    };
     let detail: Vec<String> = flapping
         .map(|daemon| {
             let last = daemon.downs.last().copied().unwrap_or_default();
-            let minutes = FLAPPING_WINDOW.as_secs() / 60;
-            format!("lus.{} went down repeatedly, last at {last}: {held} for {minutes} minutes", daemon.id)
+            format!("lus.{} went down repeatedly, last at {last}: {held}", daemon.id)
         })
         .collect();
     let summary = counted(detail.len(), "daemon", "flapping");
@@ -224,3 +228,6 @@ fn is_served(record: Option<&LuRecord>, placement: &Placement, owner: &DaemonIns
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,3 +246,6 @@ impl Missing {
         self.looks >= if rules.two_looks { LOOKS } else { 1 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,8 @@ mod model;
 mod placement;
 pub mod record;
 mod table;
+#[cfg(test)]
+mod testing;
 mod time;
 mod wire;
 

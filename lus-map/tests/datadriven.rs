@@ -9,22 +9,27 @@ use std::str::FromStr;
 use lus_map::change::daemon::{self, Register};
 use lus_map::change::lu::{self, AddLu};
 use lus_map::change::lun::{self, MapLun, UnmapLun};
-use lus_map::change::{self, Change, Refusal, host, placement, target};
+use lus_map::change::{self, Change, Refusal, flags, host, leader, placement, target};
+use lus_map::events::events;
+use lus_map::health::{health, status};
 use lus_map::{
-    Backend, BlockSize, ClientAddr, DaemonId, Epoch, Increment, LuId, LuName, LusMap, Origin, Timestamp,
+    Backend, BlockSize, ClientAddr, DaemonId, Epoch, Increment, InstanceKey, LuId, LuName, LusMap, Origin,
+    Timestamp, Verdict,
 };
 use uuid::Uuid;
 
 struct World {
     map: LusMap,
     increments: Vec<Increment>,
+    /// Seconds that have gone by beside the minute that each change takes.
+    waited: i64,
 }
 
 impl World {
     fn new() -> Self {
-        let increment = change::create(Uuid::from_u128(0xf51d), &origin(1));
+        let increment = change::create(Uuid::from_u128(0xf51d), &origin(1, 0));
         let map = LusMap::create(&increment).expect("a first map");
-        Self { map, increments: vec![increment] }
+        Self { map, increments: vec![increment], waited: 0 }
     }
 
     fn past(&self, epoch: u64) -> LusMap {
@@ -58,7 +63,7 @@ impl World {
     fn run(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let args = Args(&words);
-        let (map, o) = (&self.map, &origin(self.map.epoch().0 + 1));
+        let (map, o) = (&self.map, &self.origin(&args));
         let change = match words[..2.min(words.len())] {
             ["target", "create"] => target::create(map, o, &args.at(2), args.has("--open")),
             ["target", "rm"] => target::remove(map, o, &args.at(2), args.has("--force")),
@@ -84,11 +89,50 @@ impl World {
             ["daemon", "closed"] => {
                 daemon::remove_data_addrs(map, o, (&args.at(2), Epoch(args.at(3))), &args.list("data"))
             }
+            ["daemon", "in"] => daemon::set_in(map, o, &args.at(2)),
+            ["daemon", "out"] => daemon::set_out(map, o, &args.at(2)),
+            ["daemon", "drain"] => daemon::drain(map, o, &args.at(2)),
+            ["daemon", "leave"] => {
+                let start = &args.starts(map, 2)[0];
+                daemon::leave(map, o, (&start.id, start.up_from))
+            }
+            ["daemon", "ends"] => {
+                let start = &args.starts(map, 2)[0];
+                daemon::retire(map, o, (&start.id, start.up_from))
+            }
+            ["daemon", "rm"] => daemon::rm(map, o, &args.at(2), args.has("--force")),
+            ["leader", "take"] => leader::take(map, o, &args.starts(map, 2)[0]),
+            ["leader", "resign"] => leader::resign(map, o, &args.starts(map, 2)[0]),
+            ["verdict", _] => daemon::declare_down(map, o, &args.verdicts(map)),
+            ["failover"] | ["failover", _] => placement::failover(map, o),
+            ["rebalance"] | ["rebalance", _] => placement::rebalance(map, o),
+            ["lu", "move"] => lu::move_to(map, o, &args.at(2), &args.at(3)),
+            ["lu", "pin"] => {
+                let to = args.0.get(3).map(|id| id.parse().unwrap());
+                lu::pin(map, o, &args.at(2), to.as_ref())
+            }
+            ["lu", "unpin"] => lu::unpin(map, o, &args.at(2)),
+            ["set", flag] => flags::set(map, o, flag.parse().unwrap()),
+            ["unset", flag] => flags::unset(map, o, flag.parse().unwrap()),
+            ["wait", seconds] => {
+                self.waited += seconds.parse::<i64>().unwrap();
+                return String::new();
+            }
             ["daemon", "fenced"] => daemon::fenced(map, o, &args.list("addrs"), args.option("at").unwrap()),
             ["place"] => placement::place_unplaced(map, o),
             _ => return self.look(&args),
         };
         self.make(change)
+    }
+
+    /// That of the next change; with `term=` that of a leader.
+    fn origin(&self, args: &Args<'_>) -> Origin {
+        let origin = origin(self.map.epoch().0 + 1, self.waited);
+        let term = match args.text("term") {
+            Some("now") => Some(self.map.meta().leader_term),
+            _ => args.option("term"),
+        };
+        Origin { leader_term: term, ..origin }
     }
 
     fn look(&self, args: &Args<'_>) -> String {
@@ -100,6 +144,29 @@ impl World {
                 writeln!(out, "{} {} {}", increment.epoch, increment.origin.who, increment.why).unwrap();
                 out
             }),
+            ["places"] => self.map.placements().fold(String::new(), |mut out, placement| {
+                writeln!(out, "{placement}").unwrap();
+                out
+            }),
+            ["daemons"] => self.map.daemons().fold(String::new(), |mut out, daemon| {
+                writeln!(out, "{daemon}").unwrap();
+                out
+            }),
+            ["events", epoch] => {
+                let after: usize = epoch.parse().unwrap();
+                let events = events(&self.increments[after..]).unwrap();
+                events.iter().fold(String::new(), |mut out, event| {
+                    writeln!(out, "{event}").unwrap();
+                    out
+                })
+            }
+            ["health"] => {
+                let checks = health(&self.map, [], self.origin(args).when);
+                checks.iter().fold(format!("{}\n", status(&checks)), |mut out, check| {
+                    writeln!(out, "{check}").unwrap();
+                    out
+                })
+            }
             ["keys"] => self.map.raw_entries().fold(String::new(), |mut out, (key, raw)| {
                 writeln!(out, "{key} {} bytes", raw.len()).unwrap();
                 out
@@ -130,9 +197,9 @@ impl World {
     }
 }
 
-/// An origin for the change that makes `epoch`: a minute for each.
-fn origin(epoch: u64) -> Origin {
-    let minute = 1_795_230_000_000_000 + epoch * 60_000_000;
+/// An origin for the change that makes `epoch`: a minute for each, and what was waited.
+fn origin(epoch: u64, waited: i64) -> Origin {
+    let minute = (1_795_230_000_000_000 + epoch * 60_000_000).strict_add_signed(waited * 1_000_000);
     Origin::new(Uuid::from_u128(epoch.into()), Timestamp(minute), "client.admin")
 }
 
@@ -158,6 +225,25 @@ impl Args<'_> {
     fn list<T: FromStr<Err: std::fmt::Debug>>(&self, name: &str) -> Vec<T> {
         let texts = self.text(name).unwrap_or_default().split(',').filter(|text| !text.is_empty());
         texts.map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// Starts of daemons, `a.4,b`: that of epoch 4, the latest.
+    fn starts(&self, map: &LusMap, index: usize) -> Vec<InstanceKey> {
+        let one = |text: &str| match text.split_once('.') {
+            Some((id, up_from)) => {
+                InstanceKey { id: id.parse().unwrap(), up_from: Epoch(up_from.parse().unwrap()) }
+            }
+            None => map.daemon(&text.parse().unwrap()).unwrap().key(),
+        };
+        self.0[index].split(',').map(one).collect()
+    }
+
+    fn verdicts(&self, map: &LusMap) -> Vec<Verdict> {
+        let one = |key: InstanceKey| {
+            let reason = format!("no watch of {}", key.id);
+            Verdict { daemon: key.id, up_from: key.up_from, reason }
+        };
+        self.starts(map, 1).into_iter().map(one).collect()
     }
 
     fn add_lu(&self) -> AddLu {

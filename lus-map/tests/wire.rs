@@ -269,6 +269,158 @@ fn leaders_of_lower_terms_and_other_incarnations_are_refused() {
     assert_eq!(result(Some(9), Some(1)), Err(other));
 }
 
+/// Two daemons, one unit on the first, whose placement the first version wrote; and the leader of `term`, the second.
+fn led(term: u64) -> Entries {
+    let mut entries = entries();
+    for (n, id) in [(1u8, "d"), (2, "e")] {
+        let addr = format!("1.2.3.4:0/{n}");
+        let raw = [
+            bytes(2, id.as_bytes()),
+            varint(3, 3),
+            varint(4, 1),
+            varint(6, n.into()),
+            bytes(11, addr.as_bytes()),
+        ];
+        entries.insert(format!("daemon.{id}.00000000000000000003"), raw.concat());
+    }
+    let unit = [[0; 15].as_slice(), &[1]].concat();
+    let place = [varint(1, 1), bytes(2, &unit), bytes(3, b"d"), varint(4, 3), varint(5, 1)].concat();
+    entries.insert("place.00000000-0000-0000-0000-000000000001".to_owned(), place);
+    if term > 0 {
+        entries.get_mut("meta").unwrap().extend(varint(5, term));
+        let leader = [varint(1, 1), bytes(2, b"e"), varint(3, 3), varint(4, term), varint(5, 7)].concat();
+        entries.insert("leader".to_owned(), leader);
+    }
+    entries
+}
+
+#[test]
+fn what_the_first_version_wrote_has_defaults() {
+    let map = load(&led(0)).unwrap();
+    assert_eq!(map.check(), Ok(()));
+    assert_eq!((map.leader(), map.meta().leader_term), (None, 0));
+    let placement = map.placements().next().unwrap();
+    assert_eq!((placement.pinned, &placement.pin, placement.moved), (false, &None, Timestamp(0)));
+    let daemon = map.daemons().next().unwrap();
+    assert_eq!((daemon.leaving, daemon.downs.len()), (false, 0));
+    assert!(daemon.takes_units());
+    // It could say that there is a pin, and not where to.
+    let mut entries = led(0);
+    entries.get_mut("place.00000000-0000-0000-0000-000000000001").unwrap().extend(varint(6, 1));
+    let placement = load(&entries).unwrap().placements().next().unwrap().clone();
+    assert_eq!((placement.pinned, placement.pin), (true, "d".parse().ok()));
+    // Its key is of no kind that the first version knew: those came last, and so does it.
+    let leader = Key::Leader;
+    assert!(Key::Place(LuId(Uuid::max())) < leader && leader < Key::Other("a".into()));
+}
+
+#[test]
+fn new_entities_come_back_and_never_panic() {
+    let mut entries = led(4);
+    let daemon = entries.get_mut("daemon.d.00000000000000000003").unwrap();
+    daemon.extend([bytes(20, &[1, 2, 3]), varint(21, 1)].concat());
+    let place = entries.get_mut("place.00000000-0000-0000-0000-000000000001").unwrap();
+    place.extend([varint(6, 1), bytes(7, b"e"), varint(8, 9)].concat());
+    let map = load(&entries).unwrap();
+    assert_eq!(map.check(), Ok(()));
+    let leader = map.leader().unwrap();
+    assert_eq!(leader.to_string(), "leader lus.e up_from 3 term 4 taken 1970-01-01T00:00:00.000007+0000");
+    let daemon = map.daemons().next().unwrap();
+    assert_eq!(
+        (daemon.leaving, daemon.downs.clone()),
+        (true, vec![Timestamp(1), Timestamp(2), Timestamp(3)])
+    );
+    let placement = map.placements().next().unwrap();
+    assert_eq!((placement.pin.clone(), placement.moved), ("e".parse().ok(), Timestamp(9)));
+    for key in ["leader", "daemon.d.00000000000000000003", "place.00000000-0000-0000-0000-000000000001"] {
+        for at in 0..entries[key].len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut entries = entries.clone();
+                entries.get_mut(key).unwrap()[at] = value;
+                let _ = load(&entries);
+            }
+            let mut entries = entries.clone();
+            entries.get_mut(key).unwrap().truncate(at);
+            let _ = load(&entries);
+        }
+    }
+    let mut many = led(0);
+    many.get_mut("daemon.d.00000000000000000003").unwrap().extend(bytes(20, &[1; 9]));
+    assert!(load(&many).unwrap_err().to_string().contains("9 downs are more than 8"));
+}
+
+#[test]
+fn what_only_a_leader_may_do_needs_its_term() {
+    let step = |map: &LusMap, key: Key, new: Option<Vec<u8>>, term: Option<u64>| {
+        let changes = vec![KeyChange { old: map.raw(&key).map(<[u8]>::to_vec), new, key }];
+        let origin = Origin { leader_term: term, ..origin(10) };
+        let increment = Increment { epoch: Epoch(10), why: String::new(), origin, changes };
+        map.apply(&increment).map(drop)
+    };
+    let daemon: Key = "daemon.d.00000000000000000003".parse().unwrap();
+    let place: Key = "place.00000000-0000-0000-0000-000000000001".parse().unwrap();
+    let other_state = |state| {
+        let mut raw = led(0)[&daemon.to_string()].clone();
+        raw.extend([varint(4, state), varint(5, 10)].concat());
+        Some(raw)
+    };
+    let (retired, down) = (2, 3);
+    let placed = |owner: &str, reason| {
+        let mut raw = led(0)[&place.to_string()].clone();
+        raw.extend([bytes(3, owner.as_bytes()), varint(5, reason)].concat());
+        Some(raw)
+    };
+    let (map, old) = (load(&led(4)).unwrap(), load(&led(0)).unwrap());
+    let only = |key: &Key| Err(ApplyError::LeaderOnly { epoch: Epoch(10), key: key.clone() });
+    // Verdicts.
+    assert_eq!(step(&map, daemon.clone(), other_state(down), None), only(&daemon));
+    assert_eq!(step(&map, daemon.clone(), other_state(down), Some(4)), Ok(()));
+    let late = Err(ApplyError::LowerTerm { epoch: Epoch(10), term: 3, current: 4 });
+    assert_eq!(step(&map, daemon.clone(), other_state(down), Some(3)), late);
+    assert_eq!(step(&map, daemon.clone(), other_state(retired), None), Ok(()), "it ends by itself");
+    assert_eq!(step(&old, daemon.clone(), other_state(down), None), Ok(()), "nobody ever led");
+    // Placements, by their reasons: created, registered, moved, pinned, drained, failover, rebalanced, a newer one.
+    for (reason, leaders) in
+        [(1, true), (2, true), (3, false), (4, false), (5, false), (6, true), (7, true), (99, false)]
+    {
+        let expected = if leaders { only(&place) } else { Ok(()) };
+        assert_eq!(step(&map, place.clone(), placed("e", reason), None), expected, "{reason}");
+        assert_eq!(step(&map, place.clone(), placed("e", reason), Some(4)), Ok(()));
+        assert_eq!(step(&old, place.clone(), placed("e", reason), None), Ok(()));
+        assert_eq!(step(&map, place.clone(), placed("d", reason), None), Ok(()), "it stays");
+    }
+    assert_eq!(step(&map, place.clone(), None, None), Ok(()), "its unit is removed");
+    // Leaders: of the next term, and never again of an older one.
+    let meta = |term| Some([meta(1, &[]), varint(5, term)].concat());
+    let leader = |id: &str, term| {
+        Some([varint(1, 1), bytes(2, id.as_bytes()), varint(3, 3), varint(4, term), varint(5, 8)].concat())
+    };
+    let lower = |term| Err(ApplyError::LowerTerm { epoch: Epoch(10), term, current: 4 });
+    assert_eq!(step(&map, Key::Meta, meta(3), None), lower(3));
+    assert_eq!(step(&map, Key::Meta, meta(5), None), Ok(()));
+    assert_eq!(step(&map, Key::Leader, leader("d", 4), Some(4)), lower(4), "a term has one leader");
+    assert_eq!(step(&map, Key::Leader, leader("e", 4), Some(4)), lower(4), "nor does it take it twice");
+    assert_eq!(step(&map, Key::Leader, None, None), Ok(()), "it resigns");
+}
+
+#[test]
+fn check_names_what_is_broken_about_leaders_and_pins() {
+    let found = |entries: &Entries| {
+        let violations = load(entries).unwrap().check().unwrap_err();
+        violations.into_iter().map(|violation| violation.invariant.name()).collect::<Vec<_>>()
+    };
+    let mut entries = led(4);
+    entries.insert("meta".to_owned(), [meta(1, &[]), varint(5, 5)].concat());
+    assert_eq!(found(&entries), ["leader-of-term"]);
+    let mut entries = led(4);
+    entries.get_mut("leader").unwrap().extend(varint(3, 10));
+    assert_eq!(found(&entries), ["nothing-from-the-future"]);
+    let mut entries = led(4);
+    let place = entries.get_mut("place.00000000-0000-0000-0000-000000000001").unwrap();
+    place.extend(bytes(7, b"x"));
+    assert_eq!(found(&entries), ["placement-has-pin"]);
+}
+
 #[test]
 fn check_names_what_is_broken() {
     let broken = |key: &str, raw: Vec<u8>| {

@@ -53,7 +53,8 @@ pub fn place_unplaced(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> 
     match draft.len() {
         0 => Ok(Change::Already { said: "nothing to place".to_owned() }),
         units => {
-            draft.finish(format!("place {units} logical units"), format!("placed {units} logical units"))
+            let units = super::units(units);
+            draft.finish(format!("place {units}"), format!("placed {units}"))
         }
     }
 }
@@ -91,8 +92,10 @@ pub fn failover(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
     let not_up = |id: &DaemonId| !map.daemon(id).is_some_and(|daemon| daemon.state.is_up());
     match evacuate(map, &mut draft, not_up, &Takers::of(map), PlacementReason::Failover) {
         0 => Ok(Change::Already { said: "nothing to fail over".to_owned() }),
-        units => draft
-            .finish(format!("failover of {units} logical units"), format!("{units} logical units fail over")),
+        units => {
+            let units = super::units(units);
+            draft.finish(format!("failover of {units}"), format!("failover of {units}"))
+        }
     }
 }
 
@@ -126,10 +129,10 @@ pub fn rebalance(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
     }
     match draft.len() {
         0 => Ok(Change::Already { said: "nothing to move".to_owned() }),
-        units => draft.finish(
-            format!("rebalance {units} logical units"),
-            format!("{units} logical units move to where they belong"),
-        ),
+        units => {
+            let units = super::units(units);
+            draft.finish(format!("rebalance {units}"), format!("rebalance of {units}"))
+        }
     }
 }
 
@@ -148,4 +151,97 @@ fn is_settled(map: &LusMap, daemon: &DaemonInstance, origin: &Origin) -> bool {
     let up_long = daemon.registered.distance(origin.when) >= FAILBACK_UP;
     let held_back = daemon.is_flapping(origin.when) && !map.is_set(Flag::NoOut);
     up_long && !held_back
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::change::daemon;
+    use crate::increment::CHANGES_MAX;
+    use crate::testing::{START, id, led_by, map_of, origin, start, then, with_units};
+    use crate::time::Timestamp;
+
+    fn counts(map: &LusMap) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        map.placements().for_each(|p| *counts.entry(p.owner.as_str()).or_insert(0) += 1);
+        counts
+    }
+
+    /// As the leader, at some milliseconds; the number of units that moved.
+    fn balance(map: &mut LusMap, ms: u64) -> usize {
+        let origin =
+            origin(map.epoch().next(), Timestamp(START.0 + ms * 1000)).leading(map.meta().leader_term);
+        match rebalance(map, &origin).unwrap() {
+            Change::Already { .. } => 0,
+            Change::Make { increment, .. } => {
+                *map = map.apply(&increment).unwrap();
+                increment.changes.len()
+            }
+        }
+    }
+
+    #[test]
+    fn units_go_back_a_few_at_a_time() {
+        let mut map = with_units(&led_by(&map_of(&["a"]), "a"), 60);
+        map = crate::testing::registered(&map, "b", crate::testing::addr("b"));
+        assert_eq!(balance(&mut map, 59_999), 0, "not up for long enough");
+        let mut steps = Vec::new();
+        for ms in (60_000..120_000).step_by(500) {
+            let moved = balance(&mut map, ms);
+            if moved > 0 {
+                steps.push((ms, moved));
+            }
+        }
+        assert!(
+            steps[..steps.len() - 1].iter().all(|(_, moved)| *moved == REBALANCED_PER_STEP_MAX),
+            "{steps:?}"
+        );
+        assert!(steps.windows(2).all(|pair| pair[1].0 - pair[0].0 == 5_000), "{steps:?}");
+        let wanted = |p: &Placement| *map.wanted_owner(p).unwrap() == p.owner;
+        assert!(map.placements().all(wanted), "each is where it belongs");
+        assert!((20..40).contains(&counts(&map)["b"]), "{:?}", counts(&map));
+    }
+
+    #[test]
+    fn a_failover_takes_as_many_steps_as_it_needs() {
+        // More units than go into one step, on the daemon that dies.
+        let map = led_by(&map_of(&["a", "b", "c"]), "a");
+        let mut raw: Vec<(String, Vec<u8>)> =
+            map.raw_entries().map(|(key, raw)| (key.to_string(), raw.to_vec())).collect();
+        let one = with_units(&map, 1);
+        let (lu, place) = (one.lus().next().unwrap(), one.placements().next().unwrap());
+        let count = PLACED_PER_STEP_MAX * 2 + 10;
+        for n in 0..count as u128 {
+            use crate::wire::Entity;
+            let name = format!("v{n}").parse().unwrap();
+            let mut lu = lu.clone();
+            (lu.id, lu.serial) = (LuId(uuid::Uuid::from_u128(n)), n.to_string());
+            lu.backend = crate::Backend::Ram { name, size_bytes: 4096 };
+            let place = Placement { lu: lu.id, owner: id("b"), since: map.epoch(), ..place.clone() };
+            raw.push((lu.omap_key().to_string(), lu.to_bytes()));
+            raw.push((place.omap_key().to_string(), place.to_bytes()));
+        }
+        let entries = raw.iter().map(|(key, raw)| (key.as_str(), &raw[..]));
+        let map = LusMap::decode(map.epoch(), map.modified(), entries).unwrap();
+        let map = crate::testing::without(&map, "b");
+        assert_eq!(counts(&map)["b"], count - PLACED_PER_STEP_MAX);
+        const { assert!(PLACED_PER_STEP_MAX + 256 < CHANGES_MAX) };
+        let map = then(&map, 0, failover);
+        let map = then(&map, 0, failover);
+        assert_eq!(counts(&map).get("b"), None);
+        assert!(counts(&map).values().all(|units| *units > count / 3), "{:?}", counts(&map));
+        // A drain as well.
+        let mut map = map;
+        let mut steps = 0;
+        while counts(&map).contains_key("c") {
+            map = then(&map, 0, |map, origin| daemon::drain(map, origin, &id("c")));
+            steps += 1;
+        }
+        assert_eq!(steps, 2);
+        let start = start(&map, "a");
+        let left = then(&map, 0, |map, origin| daemon::leave(map, origin, (&start.id, start.up_from)));
+        assert_eq!(counts(&left)["a"], count, "nobody else may have them");
+    }
 }

@@ -48,3 +48,6 @@ pub fn handover(record: &LuRecord, map: &LusMap, me: &Holder, waited: Duration) 
         Handover::FenceAndTake { holder }
     }
 }
+
+#[cfg(test)]
+mod tests;

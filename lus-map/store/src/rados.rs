@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lusd_ceph::{Errno, Error, Pool, ReadOp, Watch, WatchEvent, WriteOp};
+use lusd_ceph::{Error, Pool, ReadOp, Watch, WatchEvent, WriteOp};
 
 use crate::objects::{
     Acknowledge, Boxed, NotifyReply, ObjectEvent, ObjectWatch, Objects, Read, ReadReply, Write,
@@ -84,9 +84,7 @@ impl Objects for RadosObjects {
     }
 
     fn watchers<'a>(&'a self, object: &'a str) -> Boxed<'a, Result<Vec<String>, Error>> {
-        // librados lists watchers in C++ only, and lusd-ceph has no call for it.
-        let (op, errno) = ("list_watchers", Errno::ENOTSUP);
-        Box::pin(async move { Err(Error::Os { op, object: object.to_owned(), errno }) })
+        Box::pin(self.0.list_watchers(object))
     }
 
     fn notify<'a>(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::current_up;
 use crate::change::leader::{leads, withdraw};
 use crate::change::placement::{PLACED_PER_STEP_MAX, evacuate};
-use crate::change::{Change, Draft, Refusal};
+use crate::change::{Change, Draft, Refusal, units};
 use crate::flag::Flag;
 use crate::id::{DaemonId, Epoch};
 use crate::increment::Origin;
@@ -51,7 +51,7 @@ pub fn declare_down(map: &LusMap, origin: &Origin, verdicts: &[Verdict]) -> Resu
     let names: Vec<String> = down.iter().map(|id| format!("lus.{id}")).collect();
     draft.finish(
         format!("down {}", words.join("; ")),
-        format!("{} down, {moved} logical units fail over", names.join(" ")),
+        format!("{} down, failover of {}", names.join(" "), units(moved)),
     )
 }
 
@@ -151,7 +151,7 @@ fn send_away(map: &LusMap, draft: &mut Draft<'_>, id: &DaemonId) -> Result<usize
 fn drained(id: &DaemonId, moved: usize) -> String {
     match moved {
         0 => format!("lus.{id} is to have no logical units"),
-        moved => format!("{moved} logical units leave lus.{id}"),
+        moved => format!("lus.{id} hands {} over", units(moved)),
     }
 }
 
