@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import signal

@@ -15,7 +15,6 @@ from teuthology.exceptions import ConfigError
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'lib'))
 import c_sources  # noqa: E402
 import kill_rounds  # noqa: E402
-import qa  # noqa: E402
 
 log = logging.getLogger(__name__)
 
