@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 TYPE = "lus"
 MAP_POOL = ".lus"
+# What a daemon may, beside its pools: `profile rbd` of the monitors has the blocklist.
+CAPS_MON = "allow profile rbd, allow r, allow command 'config-key get' with key prefix 'lus/'"
+CAPS_MGR = "profile rbd"
 # A portal's port where nothing else is configured: iSCSI's own.
 PORT_BASE = 3260
 START_SECONDS = 60
@@ -23,16 +26,16 @@ START_SECONDS = 60
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
 
-DEFAULTS = dict(
-    daemons=None,
-    pools=["rbd"],
-    data_pools=[],
-    conf={},
-    port_base=PORT_BASE,
-    data_dir="/var/lib/ceph/lus",
-    log_dir="/var/log/ceph",
-    pid_dir="/run/ceph",
-)
+DEFAULTS = {
+    "daemons": None,
+    "pools": ["rbd"],
+    "data_pools": [],
+    "conf": {},
+    "port_base": PORT_BASE,
+    "data_dir": "/var/lib/ceph/lus",
+    "log_dir": "/var/log/ceph",
+    "pid_dir": "/run/ceph",
+}
 
 
 @contextlib.contextmanager
@@ -135,7 +138,7 @@ def daemon_ids(ctx, config=None):
     ids = [name[len(TYPE) + 1 :] if name.startswith(TYPE + ".") else name for name in config]
     for id_ in ids:
         if id_ not in ctx.lusd:
-            raise ConfigError("there is no daemon %s.%s" % (TYPE, id_))
+            raise ConfigError(f"there is no daemon {TYPE}.{id_}")
     return ids
 
 
@@ -154,7 +157,7 @@ def start_daemon(ctx, id_, wait=True):
     """
     daemon = _daemon(ctx, id_)
     if daemon.running():
-        raise RuntimeError("lus.%s runs already" % id_)
+        raise RuntimeError(f"lus.{id_} runs already")
     before = _in_map(ctx, id_).get("up_from", 0)
     daemon.restart()
     if wait:
@@ -173,9 +176,9 @@ def wait_until_up(ctx, id_, after=0):
             log.info("lus.%s is up since epoch %d", id_, shown["up_from"])
             return
         if daemon.finished():
-            raise RuntimeError("lus.%s ended while it started, with status %s" % (id_, _reap(daemon)))
+            raise RuntimeError(f"lus.{id_} ended while it started, with status {_reap(daemon)}")
         if time.monotonic() > end:
-            raise RuntimeError("lus.%s is not up after %d s; the map has %s" % (id_, START_SECONDS, shown))
+            raise RuntimeError(f"lus.{id_} is not up after {START_SECONDS} s; the map has {shown}")
         time.sleep(POLL_SECONDS)
 
 
@@ -188,14 +191,14 @@ def stop_daemon(ctx, id_):
     daemon = _daemon(ctx, id_)
     if daemon.finished():
         status = _reap(daemon)
-        raise RuntimeError("lus.%s ended by itself, with status %s" % (id_, status))
+        raise RuntimeError(f"lus.{id_} ended by itself, with status {status}")
     daemon.signal(signal.SIGTERM)
     if not _ended(daemon, STOP_SECONDS):
         kill_daemon(ctx, id_)
-        raise RuntimeError("lus.%s did not end within %d s of SIGTERM" % (id_, STOP_SECONDS))
+        raise RuntimeError(f"lus.{id_} did not end within {STOP_SECONDS} s of SIGTERM")
     status = _reap(daemon)
     if status != 0:
-        raise RuntimeError("lus.%s did not end well: status %s after SIGTERM" % (id_, status))
+        raise RuntimeError(f"lus.{id_} did not end well: status {status} after SIGTERM")
 
 
 def kill_daemon(ctx, id_):
@@ -207,10 +210,10 @@ def kill_daemon(ctx, id_):
     daemon = _daemon(ctx, id_)
     if daemon.finished():
         status = _reap(daemon)
-        raise RuntimeError("lus.%s ended by itself, with status %s" % (id_, status))
+        raise RuntimeError(f"lus.{id_} ended by itself, with status {status}")
     daemon.signal(signal.SIGKILL)
     if not _ended(daemon, STOP_SECONDS):
-        raise RuntimeError("lus.%s did not end on SIGKILL" % id_)
+        raise RuntimeError(f"lus.{id_} did not end on SIGKILL")
     _reap(daemon)
 
 
@@ -226,7 +229,7 @@ def _merged(ctx, config):
     config = misc.deep_merge(dict(config), overrides.get("lusd", {}))
     unknown = sorted(set(config) - set(DEFAULTS))
     if unknown:
-        raise ConfigError("task lusd does not know %s" % ", ".join(unknown))
+        raise ConfigError(f"task lusd does not know {', '.join(unknown)}")
     return dict(DEFAULTS, **config)
 
 
@@ -241,7 +244,7 @@ def _roles(ctx, config):
             found[id_] = (remote, config["port_base"] + number)
     missing = sorted(set(config["daemons"] or []) - set(found))
     if missing or not found:
-        raise ConfigError("no role for lusd: %s" % ", ".join("lus." + id_ for id_ in missing or ["*"]))
+        raise ConfigError(f"no role for lusd: {', '.join('lus.' + id_ for id_ in missing or ['*'])}")
     return {id_: found[id_] for id_ in config["daemons"] or sorted(found)}
 
 
@@ -269,53 +272,26 @@ def _make_pools(ctx, config):
 
 def _prepare(ctx, config, id_, remote, port):
     """
-    User, keyring and registration of one daemon; returns what other functions look up
+    User, keyring and command line of one daemon; returns what other functions look up
     """
     entity = "client.lus." + id_
-    image_pools = config["pools"] + config["data_pools"]
-    osd = ", ".join(["profile rbd pool=" + pool for pool in image_pools] + ["allow rwx pool=" + MAP_POOL])
     keyring = _ceph(ctx, "auth", "get-or-create", entity)
-    _ceph(
-        ctx,
-        "auth",
-        "caps",
-        entity,
-        "mon",
-        "allow profile rbd, allow r, allow command 'config-key get' with key prefix 'lus/'",
-        "mgr",
-        "profile rbd",
-        "osd",
-        osd,
-    )
-    data_dir = "%s/ceph-%s" % (config["data_dir"], id_)
+    osd = [f"profile rbd pool={pool}" for pool in config["pools"] + config["data_pools"]] + [f"allow rwx pool={MAP_POOL}"]
+    _ceph(ctx, "auth", "caps", entity, "mon", CAPS_MON, "mgr", CAPS_MGR, "osd", ", ".join(osd))
+    data_dir = f"{config['data_dir']}/ceph-{id_}"
     remote.run(args=["sudo", "mkdir", "-p", data_dir, config["log_dir"], config["pid_dir"]])
     remote.sudo_write_file(data_dir + "/keyring", keyring, mode="0600")
-    address = "%s:%d" % (remote.ip_address, port)
-    args = [
-        "sudo",
-        "adjust-ulimits",
-        "ceph-coverage",
-        "%s/archive/coverage" % misc.get_testdir(ctx),
-        "daemon-helper",
-        "term",
-        "lusd",
-        "-f",
-        "--cluster",
-        "ceph",
-        "-i",
-        id_,
-        "--keyring",
-        data_dir + "/keyring",
-        "--lus-portal",
-        address,
-        "--log-file",
-        "%s/ceph-%s.log" % (config["log_dir"], entity),
-        "--pid-file",
-        "%s/lus.%s.pid" % (config["pid_dir"], id_),
-    ]
-    for name, value in config["conf"].items():
-        args += ["--" + name.replace("_", "-").replace(" ", "-"), str(value)]
-    return dict(remote=remote, portal=address, args=args)
+    address = f"{remote.ip_address}:{port}"
+    flags = {
+        "--keyring": data_dir + "/keyring",
+        "--lus-portal": address,
+        "--log-file": f"{config['log_dir']}/ceph-{entity}.log",
+        "--pid-file": f"{config['pid_dir']}/lus.{id_}.pid",
+        **{"--" + name.replace("_", "-").replace(" ", "-"): str(value) for name, value in config["conf"].items()},
+    }
+    coverage = f"{misc.get_testdir(ctx)}/archive/coverage"
+    args = ["sudo", "adjust-ulimits", "ceph-coverage", coverage, "daemon-helper", "term", "lusd", "-f", "--cluster", "ceph", "-i", id_]
+    return {"remote": remote, "portal": address, "args": args + [word for flag in flags.items() for word in flag]}
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from teuthology.suite.build_matrix import build_matrix
 from teuthology.suite.merge import config_merge
 
 sys.path[:0] = [str(TOOLS), str(QA), str(TEUTH / "standins")]
+import cluster  # noqa: E402
 import install  # noqa: E402
 
 sys.modules["teuthology.task.install"] = install
@@ -132,6 +133,13 @@ class EveryJob(unittest.TestCase):
             self.assertTrue(lusd._roles(ctx, lusd._merged(ctx, inner)))
 
         self.each_task(check, "lusd")
+
+
+class Daemons(unittest.TestCase):
+    """The task knows nothing of tools/vstart, which gives the same rights."""
+
+    def test_caps_are_those_of_vstart(self):
+        self.assertEqual((lusd.CAPS_MON, lusd.CAPS_MGR), (cluster.CAPS_MON, cluster.CAPS_MGR))
 
 
 class Folders(unittest.TestCase):

@@ -3,6 +3,7 @@
 teuthology's own Remote, RemoteProcess and DaemonState work on top of it unchanged, so a task sees the same contract as on a lab.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -158,11 +159,9 @@ def cluster_of(roles, env, home):
     """teuthology's Cluster for the roles of a job: each inner list is a remote, and each remote is this machine."""
     clients = [LocalClient(ADDRESS.format(number=number), env, home) for number in range(1, len(roles) + 1)]
     remotes = [Remote(f"{USER}@local{number}", ssh=client) for number, client in enumerate(clients, 1)]
-    return Cluster(remotes=list(zip(remotes, roles)))
+    return Cluster(remotes=list(zip(remotes, roles, strict=True)))
 
 
 def _close(pipe):
-    try:
+    with contextlib.suppress(BrokenPipeError):
         pipe.close()
-    except BrokenPipeError:
-        pass

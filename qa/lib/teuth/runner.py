@@ -98,7 +98,8 @@ class Run:
                 self._live_line()
             elif time.monotonic() - said > _SIGN_OF_LIFE_SECONDS:
                 said = time.monotonic()
-                self._say(f"{len(self._running)} running for up to {max((said - begun for begun, _ in self._running.values()), default=0):.0f} s")
+                still = ", ".join(f"[{number}] {said - begun:.0f} s" for number, (begun, _) in sorted(self._running.items()))
+                self._say(f"still runs: {still}")
         for future in pending:
             future.result()
 

@@ -17,6 +17,8 @@ _HOME = BUILD / "venv"
 # Written last: an environment without it, or with another one, is made anew.
 _STAMP = _HOME / "made-from"
 _LOG = BUILD / "venv.log"
+# What the runner imports, most of what teuthology needs with it.
+_PROOF = "import junitparser, teuthology.suite.merge, teuthology.run_tasks, teuthology.orchestra.remote"
 
 
 def python():
@@ -46,13 +48,14 @@ def _wanted():
 
 def _is_good():
     with contextlib.suppress(OSError):
-        return _STAMP.read_text() == _wanted() and _runs("-c", "import junitparser, teuthology") == 0
+        return _STAMP.read_text() == _wanted() and _runs(environment(), "-c", _PROOF) == 0
     return False
 
 
-def _runs(*words):
+def _runs(env, *words):
     with open(_LOG, "a") as log:
-        return subprocess.run([_HOME / "bin" / "python", "-Bs", *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+        words = [_HOME / "bin" / "python", "-Bs", *words]
+        return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env).returncode
 
 
 def _make():
@@ -62,8 +65,8 @@ def _make():
     done = subprocess.run([sys.executable, "-m", "venv", _HOME], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failure(f"python3 -m venv: {(done.stderr or done.stdout).strip()}", "install the package python3-venv, then repeat")
-    os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    if _runs("-m", "pip", "install", "--no-input", "--requirement", str(REQUIREMENTS)) != 0:
+    # With the user's own home: where packages come from may be configured there.
+    if _runs(dict(os.environ), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--requirement", str(REQUIREMENTS)) != 0:
         raise Failure("pip cannot install teuthology", f"see {_LOG}; it needs the network once")
     _STAMP.write_text(_wanted())
     if not _is_good():
