@@ -19,9 +19,11 @@ CLUSTER = {
     "python3-rados": "/usr/lib/python3/dist-packages/rados*.so",
 }
 BUILD = {
+    "g++": "c++",
     "gcc": "cc",
     "libc6-dev": "/usr/include/stdlib.h",
     "librados-dev": "/usr/include/rados/librados.h",
+    "libradospp-dev": "/usr/include/rados/librados.hpp",
     "librbd-dev": "/usr/include/rbd/librbd.h",
     "protobuf-compiler": "protoc",
 }

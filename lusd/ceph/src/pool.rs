@@ -230,6 +230,17 @@ impl Pool {
         blocking("rados_list_lockers", move || list_lockers(&inner, &c_oid, &c_name)).await
     }
 
+    /// The addresses of the clients that watch an object, as librados writes them. One that is silent stays on the list until its watch
+    /// times out; one that is blocklisted leaves it at once.
+    ///
+    /// # Errors
+    /// ENOENT if there is no such object, and what else librados returns.
+    pub async fn list_watchers(&self, oid: &str) -> Result<Vec<String>> {
+        let inner = self.inner.clone();
+        let c_oid = name_cstring("object name", oid)?;
+        blocking("list_watchers", move || list_watchers(&inner, &c_oid)).await
+    }
+
     /// Removes a holder of a lock, without fencing it: blocklist its address first.
     ///
     /// # Errors
@@ -290,6 +301,19 @@ fn list_objects(inner: &Inner, max: usize) -> Result<Vec<String>> {
     } else {
         check("rados_nobjects_list_next", &inner.name, rc).map(|_| names)
     }
+}
+
+fn list_watchers(inner: &Inner, oid: &CStr) -> Result<Vec<String>> {
+    let (mut addresses, mut len) = (ptr::null_mut(), 0);
+    // SAFETY: live ioctx, terminated name, places for the buffer and its length.
+    let rc = unsafe { sys::lus_list_watchers(inner.io, oid.as_ptr(), &mut addresses, &mut len) };
+    check("list_watchers", &oid.to_string_lossy(), rc)?;
+    // SAFETY: it succeeded, so the buffer has that many bytes; it is read here, and freed once, below.
+    let text = unsafe { std::slice::from_raw_parts(addresses.cast::<u8>(), len) };
+    let watchers = nul_separated(text).collect();
+    // SAFETY: as above.
+    unsafe { sys::lus_buffer_free(addresses) };
+    Ok(watchers)
 }
 
 fn list_lockers(inner: &Inner, oid: &CStr, name: &CStr) -> Result<Vec<Locker>> {

@@ -392,3 +392,25 @@ async fn removed_object_breaks_the_watch() {
     assert_eq!(watch.check().unwrap_err().errno(), Errno::ENOTCONN);
     let _ = watch.close().await;
 }
+
+#[tokio::test]
+async fn watchers_are_listed_by_address() {
+    let (cluster, other) = (connect().await, connect().await);
+    let pool = cluster.pool(&pool_name(), None).await.unwrap();
+    let oid = unique("watchers");
+    assert!(pool.list_watchers(&oid).await.unwrap_err().is_not_found());
+    pool.write(&oid, WriteOp::new().create(true)).await.unwrap();
+    assert!(pool.list_watchers(&oid).await.unwrap().is_empty());
+    let watch = pool.watch(&oid, Duration::from_secs(5)).await.unwrap();
+    let other_pool = other.pool(&pool_name(), None).await.unwrap();
+    let other_watch = other_pool.watch(&oid, Duration::from_secs(5)).await.unwrap();
+    let mut listed = pool.list_watchers(&oid).await.unwrap();
+    let mut expected = [cluster.address(), other.address()].map(|address| address.to_string()).to_vec();
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
+    other_watch.close().await.unwrap();
+    assert_eq!(pool.list_watchers(&oid).await.unwrap(), [cluster.address().to_string()]);
+    watch.close().await.unwrap();
+    pool.write(&oid, WriteOp::new().remove()).await.unwrap();
+}

@@ -38,6 +38,17 @@ pub const LIBRADOS_CREATE_EXCLUSIVE: c_int = 1;
 /// `cmpxattr` and `omap_cmp`: equal, or the whole operation fails with ECANCELED.
 pub const LIBRADOS_CMPXATTR_OP_EQ: c_int = 1;
 
+// Of watchers.cc: librados lists watchers in C++ only.
+unsafe extern "C" {
+    pub fn lus_list_watchers(
+        io: rados_ioctx_t,
+        oid: *const c_char,
+        addresses: *mut *mut c_char,
+        len: *mut size_t,
+    ) -> c_int;
+    pub fn lus_buffer_free(buffer: *mut c_char);
+}
+
 #[link(name = "rados")]
 unsafe extern "C" {
     pub fn rados_aio_create_completion2(
