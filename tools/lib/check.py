@@ -90,7 +90,7 @@ def _run(options):
     if options.list:
         print(*(step.name for step in chosen), sep="\n")
         return 0
-    needed = [packages.BUILD]
+    needed = [packages.BUILD, packages.VENV]
     needs_cluster = any(step.cluster for step in chosen)
     if needs_cluster:
         needed += [packages.CLUSTER, packages.CLIENTS, packages.CHECKS]

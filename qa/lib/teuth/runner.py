@@ -106,7 +106,7 @@ class Run:
     def _live_line(self):
         with self._print_lock:
             for number, (begun, archive) in sorted(self._running.items())[:1]:
-                last = (ui.tail(archive / "teuthology.log", 1) or [""])[0].partition(":")[2]
+                last = (ui.tail(archive / "teuthology.log", 1) or [""])[0].partition(" ")[2]
                 line = f"[{number}] {time.monotonic() - begun:5.0f} s  {last}"
                 print(f"\r\033[K{line[: os.get_terminal_size().columns - 1]}", end="", flush=True)
 
