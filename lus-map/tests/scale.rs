@@ -2,11 +2,11 @@
 
 #![expect(clippy::print_stdout, reason = "the times are the point of it")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lus_map::change::daemon::{self, Register};
 use lus_map::change::{self, Change, host, placement};
-use lus_map::{Epoch, Increment, Iqn, LusMap, Origin, Timestamp};
+use lus_map::{Epoch, Increment, Iqn, Judge, LusMap, Origin, Timestamp, Verdict};
 use uuid::Uuid;
 
 const UNITS: u32 = 10_000;
@@ -87,6 +87,31 @@ fn large() -> LusMap {
     })
 }
 
+/// A verdict on one of 64 with its failover, and what the leader asks again and again while nothing is to do.
+fn a_daemon_dies(map: &LusMap) {
+    let mut map = map.clone();
+    let leader = map.daemons().next().unwrap().key();
+    make(&mut map, |map, o| change::leader::take(map, o, &leader));
+    let dead = map.daemons().last().unwrap().key();
+    let units = map.placements().filter(|placement| placement.owner == dead.id).count();
+    let verdicts = [Verdict { daemon: dead.id, up_from: dead.up_from, reason: "a test".to_owned() }];
+    let increment = timed("verdict and failover", || {
+        make(&mut map, |map, o| daemon::declare_down(map, &o.clone().leading(1), &verdicts))
+    });
+    assert_eq!(increment.changes.len(), units + 1, "what is placed elsewhere stays there");
+    let leading = origin(map.epoch().next()).leading(1);
+    let nothing = |change| assert!(matches!(change, Ok(Change::Already { .. })), "{change:?}");
+    timed("nothing to fail over", || nothing(placement::failover(&map, &leading)));
+    timed("nothing to rebalance", || nothing(placement::rebalance(&map, &leading)));
+    let watchers: Vec<_> = map.daemons().filter_map(|daemon| daemon.control_addr.clone()).collect();
+    let mut judge = Judge::new(leader);
+    let verdicts = timed("a look at 64 watchers", || {
+        judge.look(Duration::ZERO, Duration::ZERO, &map, Ok::<_, ()>(&watchers[..]))
+    });
+    assert_eq!(verdicts, []);
+    timed("health", || lus_map::health::health(&map, map.lus().map(|lu| (lu.id, None)), Timestamp(0)));
+}
+
 #[test]
 fn ten_thousand() {
     let mut map = large();
@@ -101,6 +126,7 @@ fn ten_thousand() {
     });
     assert_eq!(steps, 5);
     timed("check", || map.check().unwrap());
+    a_daemon_dies(&map);
     let before = map.clone();
     let target: Iqn = "iqn.2026-11.io.lus:big".parse().unwrap();
     let mut increments = Vec::new();

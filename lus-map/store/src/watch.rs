@@ -66,6 +66,7 @@ pub struct MapWatch {
     maps: watch::Receiver<Arc<LusMap>>,
     health: watch::Receiver<WatchHealth>,
     applied: watch::Sender<Epoch>,
+    held: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -90,6 +91,7 @@ impl MapWatch {
         let first = WatchHealth { last_look: Instant::now(), watching: true, error: None };
         let (health_sender, health) = watch::channel(first);
         let (applied, applied_receiver) = watch::channel(Epoch(0));
+        let (held, held_receiver) = watch::channel(true);
         let follower = Follower {
             store,
             options,
@@ -97,9 +99,10 @@ impl MapWatch {
             maps: maps_sender,
             health: health_sender,
             applied: applied_receiver,
+            held: held_receiver,
             pending: Vec::new(),
         };
-        Ok(Self { maps, health, applied, task: tokio::spawn(follower.run()) })
+        Ok(Self { maps, health, applied, held, task: tokio::spawn(follower.run()) })
     }
 
     /// The map as last read.
@@ -117,6 +120,11 @@ impl MapWatch {
         self.health.clone()
     }
 
+    /// Whether to hold the watch. A daemon that gives it up is found missing, and judged; it follows the map by looking.
+    pub fn hold_watch(&self, held: bool) {
+        self.held.send_if_modified(|was| std::mem::replace(was, held) != held);
+    }
+
     /// The daemon does what the map of `epoch` says; see [`AckWhen::Applied`].
     pub fn applied(&self, epoch: Epoch) {
         self.applied.send_if_modified(|applied| {
@@ -131,6 +139,7 @@ impl MapWatch {
 enum Event {
     Poll,
     Applied,
+    Held,
     Watch(ObjectEvent),
 }
 
@@ -141,6 +150,8 @@ struct Follower {
     maps: watch::Sender<Arc<LusMap>>,
     health: watch::Sender<WatchHealth>,
     applied: watch::Receiver<Epoch>,
+    /// Whether the watch is to be held.
+    held: watch::Receiver<bool>,
     /// Notifies that are not acknowledged, with the epoch that must be applied first.
     pending: Vec<(Epoch, Acknowledge)>,
 }
@@ -159,6 +170,10 @@ impl Follower {
                     // The handle is gone: nobody reads any more.
                     Err(_) => return,
                 },
+                changed = self.held.changed() => match changed {
+                    Ok(()) => Event::Held,
+                    Err(_) => return,
+                },
                 event = next(&mut self.watched) => Event::Watch(event),
             };
             self.handle(event).await;
@@ -168,6 +183,13 @@ impl Follower {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Applied => self.acknowledge_applied(),
+            Event::Held => {
+                if !*self.held.borrow_and_update() {
+                    tracing::warn!("giving up the watch on the map");
+                    self.watched = None;
+                }
+                self.look().await;
+            }
             Event::Poll => {
                 if let Some(error) = self.watched.as_ref().and_then(|watched| watched.check().err()) {
                     self.broken(error.into());
@@ -216,7 +238,7 @@ impl Follower {
     }
 
     async fn watch_again(&mut self) -> Result<(), StoreError> {
-        if self.watched.is_none() {
+        if self.watched.is_none() && *self.held.borrow() {
             let watched = self.store.inner.objects.watch(MAP_OBJECT, self.options.timeout).await?;
             tracing::info!("watching the map again");
             self.watched = Some(watched);

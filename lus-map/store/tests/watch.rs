@@ -155,3 +155,31 @@ async fn a_follower_ends_with_its_handle() {
     let (_, outcome) = change(&writer, 1).await;
     assert_eq!(outcome, NotifyOutcome::default(), "nobody watches");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_given_up_is_not_listed_and_comes_back() {
+    let (memory, writer, watch) = start(WatchOptions::default()).await;
+    let listed = || async { writer.watchers().await.unwrap().len() };
+    assert_eq!(listed().await, 1);
+    watch.hold_watch(false);
+    let mut health = watch.health();
+    health.wait_for(|health| !health.watching).await.unwrap();
+    assert_eq!(listed().await, 0);
+    // It still follows, by looking.
+    let (map, outcome) = change(&writer, 1).await;
+    assert_eq!(outcome, NotifyOutcome::default());
+    assert!(reaches(&watch, map.epoch()).await <= Duration::from_secs(2));
+    assert!(health.borrow().error.is_none() && !health.borrow().watching);
+    watch.hold_watch(true);
+    health.wait_for(|health| health.watching).await.unwrap();
+    assert_eq!(listed().await, 1);
+    let (map, outcome) = change(&writer, 2).await;
+    assert_eq!(outcome.acked, [map.epoch()]);
+    // Giving up one that is broken, and taking it back at once.
+    watch.hold_watch(false);
+    memory.break_watches();
+    watch.hold_watch(true);
+    let (map, _) = change(&writer, 3).await;
+    assert!(reaches(&watch, map.epoch()).await <= Duration::from_secs(11));
+    assert_eq!(listed().await, 1);
+}
