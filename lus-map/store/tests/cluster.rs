@@ -9,10 +9,11 @@ use lus_map::change::lu::{self, AddLu};
 use lus_map::change::{Change, placement, target};
 use lus_map::record::record_object;
 use lus_map::{
-    Backend, Epoch, Fenced, Holder, INCREMENTS_KEPT, Iqn, LuId, LuState, LusMap, MAP_OBJECT, increment_key,
+    Backend, DaemonInstance, Epoch, Fenced, Holder, INCREMENTS_KEPT, Iqn, Lease, LuId, LuState, LusMap,
+    MAP_OBJECT, increment_key,
 };
 use lus_map_store::{
-    AckWhen, Commit, MapStore, MapWatch, RecordStore, RecordWrite, StoreError, WatchOptions,
+    AckWhen, Commit, MapStore, MapWatch, RecordStore, RecordWrite, Renewal, StoreError, Take, WatchOptions,
 };
 use lusd_ceph::{Cluster, ClusterOptions, Pool, WriteOp};
 use tokio::time::timeout;
@@ -334,5 +335,82 @@ async fn records() {
     assert_eq!(records.remove(&taken).await.unwrap(), RecordWrite::Written);
     assert!(!place.pool.list_objects(10).await.unwrap().contains(&record_object(&lu)));
     assert_eq!(records.remove(&taken).await.unwrap(), RecordWrite::Written);
+    place.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_taken_renewed_and_decided_by_the_lease() {
+    let place = Place::new("lease").await;
+    let (store, elsewhere) = (place.store(), place.elsewhere().await);
+    let rival = elsewhere.store();
+    store.create().await.unwrap();
+    let mut starts = Vec::new();
+    for (name, place) in [("a", &place), ("b", &elsewhere)] {
+        let control_addr = place.pool.cluster().address().to_string().parse().unwrap();
+        let ask = Register {
+            id: name.parse().unwrap(),
+            portals: vec![],
+            hostname: "host".into(),
+            version: "0.1.0".into(),
+            control_addr,
+            data_addrs: vec![],
+        };
+        let map = store.update(|map, origin| daemon::register(map, origin, &ask)).await.unwrap().map;
+        starts.push(map.daemon(&ask.id).unwrap().clone());
+    }
+    assert_eq!(store.read_lease().await.unwrap(), None);
+    let first = store.take(&starts[0].key(), 0, None).await.unwrap();
+    let Take::Taken { lease: mut held, .. } = first else { panic!("{first:?}") };
+    let epoch = store.latest().await.unwrap().epoch();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        let Renewal::Renewed(next) = store.renew(held).await.unwrap() else { panic!() };
+        held = next;
+    }
+    println!("a renewal: {:.2} ms", begun.elapsed().as_secs_f64() * 20.0);
+    assert_eq!(rival.latest().await.unwrap().epoch(), epoch);
+    // Seen before the last renewal; seen after it.
+    let before = Lease { count: held.count - 1, ..held };
+    assert!(matches!(rival.take(&starts[1].key(), 1, Some(before)).await.unwrap(), Take::Lost));
+    let begun = Instant::now();
+    let taken = rival.take(&starts[1].key(), 1, Some(held)).await.unwrap();
+    println!("taking the leadership: {:.2} ms", begun.elapsed().as_secs_f64() * 1e3);
+    assert!(matches!(taken, Take::Taken { lease: Lease { term: 2, count: 0 }, .. }), "{taken:?}");
+    assert_eq!(store.renew(held).await.unwrap(), Renewal::Lost(Some(Lease { term: 2, count: 0 })));
+    assert!(matches!(store.take(&starts[0].key(), 1, Some(held)).await.unwrap(), Take::Lost));
+
+    // Each watches; who gives it up is not listed, and who is fenced is not either, at once.
+    let options = WatchOptions::default();
+    let mine = MapWatch::start(store.clone(), options.clone()).await.unwrap();
+    let theirs = MapWatch::start(rival.clone(), options).await.unwrap();
+    let listed = async |start: &DaemonInstance| {
+        let watchers = store.look_around().await.unwrap().watchers;
+        watchers.contains(start.control_addr.as_ref().unwrap())
+    };
+    let begun = Instant::now();
+    assert!(listed(&starts[0]).await && listed(&starts[1]).await);
+    println!("a look around: {:.2} ms", begun.elapsed().as_secs_f64() * 500.0);
+    mine.hold_watch(false);
+    timeout(Duration::from_secs(5), mine.health().wait_for(|health| !health.watching))
+        .await
+        .unwrap()
+        .unwrap();
+    let gone = async {
+        while listed(&starts[0]).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(3), gone).await.expect("it is no watcher any more");
+    let addr = elsewhere.pool.cluster().address();
+    place.pool.cluster().blocklist_add(&addr, Duration::from_secs(60)).await.unwrap();
+    let begun = Instant::now();
+    while listed(&starts[1]).await {
+        assert!(begun.elapsed() < Duration::from_secs(5), "a fenced one is no watcher");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    mine.hold_watch(true);
+    timeout(Duration::from_secs(5), mine.health().wait_for(|health| health.watching)).await.unwrap().unwrap();
+    assert!(listed(&starts[0]).await);
+    drop((mine, theirs));
     place.clear().await;
 }
