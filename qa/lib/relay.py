@@ -1,4 +1,4 @@
-"""A TCP relay that listens in."""
+"""TCP relays: one that listens in, one that can be cut."""
 
 import contextlib
 import re
@@ -14,17 +14,26 @@ class Relay:
     def __init__(self, portal):
         self.there = portal.rsplit(":", 1)
         self.said = {"initiator": bytearray(), "target": bytearray()}
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.ends = []
+        self._listen(0)
         self.portal = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self):
+    def _listen(self, port):
+        self.listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def _accept(self, listener):
         while True:
             try:
-                near, _ = self.listener.accept()
-                far = socket.create_connection((self.there[0], int(self.there[1])))
+                near, _ = listener.accept()
             except OSError:
                 return
+            try:
+                far = socket.create_connection((self.there[0], int(self.there[1])))
+            except OSError:
+                near.close()
+                continue
+            self.ends += [near, far]
             for source, sink, who in ((near, far, "initiator"), (far, near, "target")):
                 threading.Thread(target=self._pump, args=(source, sink, who), daemon=True).start()
 
@@ -47,3 +56,19 @@ class Relay:
 
     def __exit__(self, *_):
         self.listener.close()
+
+
+class Switch(Relay):
+    """A relay that can be cut: its connections end, and new ones are refused until it is mended."""
+
+    def cut(self):
+        """Ends everything."""
+        for end in (self.listener, *self.ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.ends = []
+
+    def mend(self):
+        """Listens again, where it did."""
+        self._listen(int(self.portal.rsplit(":", 1)[1]))
