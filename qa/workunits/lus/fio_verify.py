@@ -22,7 +22,9 @@ def check_login(url, digest):
     portal = url.removeprefix("iscsi://").split("/")[0]
     with Relay(portal) as relay:
         qa.fio(url.replace(portal, relay.portal), "--rw=randread", "--bs=4k", f"--iodepth={DEPTH}", "--size=1m", digest=digest)
-        qa.require(relay.agreed("HeaderDigest") == ("CRC32C" if digest else "None"), f"header digest: {relay.agreed('HeaderDigest')}")
+        # Without a wish fio offers None before CRC32C; lusd takes the first, tgt the last that it knows.
+        expected = ("CRC32C",) if digest else ("None", "CRC32C") if "QA_URL" in os.environ else ("None",)
+        qa.require(relay.agreed("HeaderDigest") in expected, f"header digest: {relay.agreed('HeaderDigest')}")
 
 
 def verify(url, size, digest):

@@ -19,7 +19,7 @@ import qemu  # noqa: E402
 SIZE_MIB = 64
 BLOCKS = 8192  # of 4 KiB that the durability client writes to
 COMMAND_S = 240  # a command may wait for so long; an OSD that is only reported by its peers' heartbeats is out of service for 20 s and more
-FIO_MIB = 16  # of one job
+FIO_MIB = 8  # of one job
 STAMPED, FIO = "rbd/qa-until-stamped", "rbd/qa-until-fio"
 DIGEST = qa.digest_wanted()
 
