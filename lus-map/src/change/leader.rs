@@ -6,16 +6,17 @@ use crate::key::{InstanceKey, Key};
 use crate::map::LusMap;
 use crate::model::{Leader, WRITER};
 
-/// Whether `origin` is that of the leader of this map's term, and the term.
+/// The leader, if `origin` is of its term, which is the map's, and it is up.
 ///
 /// # Errors
 /// [`Refusal::NotLeader`].
-pub(super) fn leads(map: &LusMap, origin: &Origin) -> Result<u64, Refusal> {
-    let current = map.meta().leader_term;
-    match origin.leader_term {
-        Some(term) if term == current && map.leader().is_some() => Ok(term),
-        term => Err(Refusal::NotLeader { term, current }),
-    }
+pub(super) fn leads<'a>(map: &'a LusMap, origin: &Origin) -> Result<&'a Leader, Refusal> {
+    let (term, current) = (origin.leader_term, map.meta().leader_term);
+    let up = |leader: &&Leader| {
+        map.instance(&leader.daemon, leader.up_from).is_some_and(|daemon| daemon.state.is_up())
+    };
+    let leader = map.leader().filter(|leader| term == Some(leader.term) && leader.term == current);
+    leader.filter(up).ok_or(Refusal::NotLeader { term, current })
 }
 
 /// Takes the leadership for the start `me`, in the next term. When it may is [`candidate`](crate::candidate)'s to say.

@@ -189,8 +189,8 @@ pub enum Refusal {
     /// The size of the unit is the image's.
     #[error("the size of {0} is that of its image")]
     SizeOfImage(LuName),
-    /// Who wants what only a leader may is none, or not any more.
-    #[error("{} the map's term is {current}", not_leader(.term))]
+    /// Who wants what only the leader may is not, or not any more.
+    #[error("only the leader of term {current} may do that, while it is up{}", of_term(.term))]
     NotLeader {
         /// The term that it leads in, as it thinks.
         term: Option<u64>,
@@ -200,9 +200,6 @@ pub enum Refusal {
     /// A flag forbids it.
     #[error("flag {0} is set")]
     FlagSet(Flag),
-    /// Nobody would be up any more.
-    #[error("the last daemon that is up is not declared down")]
-    LastDaemon,
     /// The daemon is not up.
     #[error("lus.{0} is not up")]
     DaemonNotUp(DaemonId),
@@ -269,8 +266,8 @@ fn for_host(host: &Option<Iqn>) -> String {
     host.as_ref().map(|host| format!(" for host {host}")).unwrap_or_default()
 }
 
-fn not_leader(term: &Option<u64>) -> String {
-    term.map_or_else(|| "only the leader may do that,".to_owned(), |term| format!("term {term} is over,"))
+fn of_term(term: &Option<u64>) -> String {
+    term.map(|term| format!(" (asked by that of term {term})")).unwrap_or_default()
 }
 
 fn by(newest: &Option<Epoch>) -> String {
@@ -314,7 +311,6 @@ impl Refusal {
             | Self::HostInUse { .. }
             | Self::LuInUse { .. }
             | Self::FlagSet(_)
-            | Self::LastDaemon
             | Self::DaemonUp(_)
             | Self::NoOtherDaemon { .. }
             | Self::Pinned { .. } => errno::EBUSY,

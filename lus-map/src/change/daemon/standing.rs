@@ -17,27 +17,25 @@ use crate::placement::Takers;
 
 /// The leader's: declares starts down, and gives their units to daemons that are up and in, if there are any,
 /// [`PLACED_PER_STEP_MAX`] in this step; [`failover`](crate::change::placement::failover) has the rest. Their clients stay
-/// on record until they are fenced. A verdict on a start that is gone or not up says nothing new.
+/// on record until they are fenced. A verdict on a start that is gone or not up says nothing new, and none on the leader
+/// itself counts: so one daemon is left, whatever is judged.
 ///
 /// # Errors
-/// [`Refusal::NotLeader`], [`Refusal::LastDaemon`] if none would be left, [`Refusal::FlagSet`] under `nofailover`.
+/// [`Refusal::NotLeader`]; [`Refusal::FlagSet`] under `nofailover`.
 pub fn declare_down(map: &LusMap, origin: &Origin, verdicts: &[Verdict]) -> Result<Change, Refusal> {
-    leads(map, origin)?;
+    let leader = leads(map, origin)?.instance();
     if map.is_set(Flag::NoFailover) {
         return Err(Refusal::FlagSet(Flag::NoFailover));
     }
     let judged: Vec<(&DaemonInstance, &Verdict)> = verdicts
         .iter()
         .filter_map(|verdict| Some((map.instance(&verdict.daemon, verdict.up_from)?, verdict)))
-        .filter(|(instance, _)| instance.state.is_up())
+        .filter(|(instance, _)| instance.state.is_up() && instance.key() != leader)
         .collect();
+    if judged.is_empty() {
+        return Ok(Change::Already { said: "nobody who is up is declared down".to_owned() });
+    }
     let down: BTreeSet<&DaemonId> = judged.iter().map(|(instance, _)| &instance.id).collect();
-    if down.is_empty() {
-        return Ok(Change::Already { said: "they are not up".to_owned() });
-    }
-    if map.daemons().filter(|daemon| daemon.state.is_up()).all(|daemon| down.contains(&daemon.id)) {
-        return Err(Refusal::LastDaemon);
-    }
     let mut draft = Draft::new(map, origin);
     for (instance, _) in &judged {
         let mut instance = (*instance).clone();
