@@ -4,9 +4,16 @@ import dataclasses
 import json
 import os
 import shlex
+import subprocess
+import sys
 import time
 
 import qa
+
+from bench.rows import SIZE
+
+sys.path.insert(0, str(qa.ROOT / "tools" / "lib"))
+import build  # noqa: E402
 
 PATIENCE_S = 60  # that a load may need beyond its time
 _START_S = 0.5  # from fio's start to its first request, about
@@ -87,4 +94,56 @@ def _reap(child, limit_s):
         time.sleep(0.02)
 
 
-LOADS = {"fio": Fio}
+class LusLoad:
+    """lus-load (qa/load), for rows that would measure fio; rows without a target are fio's."""
+
+    def __init__(self, folder):
+        self.fio = Fio(folder)
+        self.binary = lus_load_binary()
+        self.folder = folder
+
+    def prepare(self, row, side):
+        """As `Fio.prepare`. lus-load counts its processor time from its first I/O on, so there is nothing to take off."""
+        if side.image:
+            self.fio.prepare(row, side)
+        else:
+            self._load([*_lus_load_words(row), side.url, "--runtime=60", "--number-ios=1"], PATIENCE_S)
+
+    def run(self, row, side, runtime, watch):
+        """As `Fio.run`."""
+        if side.image:
+            return self.fio.run(row, side, runtime, watch)
+        report = self._load([*_lus_load_words(row), side.url, f"--runtime={runtime}"], runtime + PATIENCE_S, watch, runtime / 2)
+        job = report["jobs"][0]
+        direction = job["write" if row.writes else "read"]
+        return Outcome(job, job["cpu_us_per_io"] * direction["total_ios"] / 1e6)
+
+    def _load(self, words, limit_s, watch=None, half_s=0):
+        argv = [self.binary, "--format=json", *words]
+        answer, errors = self.folder / "lus-load.json", self.folder / "lus-load.err"
+        with open(answer, "w") as out, open(errors, "w") as err:
+            child = qa.spawn(argv, stdout=out, stderr=err)
+        if watch:
+            time.sleep(_START_S / 10 + half_s)
+            watch(child.pid)
+        _reap(child, limit_s)
+        if child.returncode != 0:
+            raise qa.Failed(f"{shlex.join(map(str, argv))} exited with {child.returncode}\n{errors.read_text()}".rstrip())
+        return json.loads(answer.read_text())
+
+
+def lus_load_binary():
+    """The path of lus-load, built."""
+    cargo = build.require_cargo()
+    done = subprocess.run([cargo, "build", "--release", "-p", "lus-load"], cwd=qa.ROOT, env=build.environment(), stdin=subprocess.DEVNULL, stdout=2)
+    if done.returncode != 0:
+        raise qa.Failed("cannot build lus-load, see above")
+    return build.bin_dir("release") / "lus-load"
+
+
+def _lus_load_words(row):
+    words = [f"--rw={row.op}", f"--bs={row.block}", f"--iodepth={row.depth}", f"--sessions={row.sessions}"]
+    return [*words, f"--size={SIZE}"]
+
+
+LOADS = {"fio": Fio, "lus-load": LusLoad}
