@@ -35,10 +35,10 @@ class Progress:
         """One measurement is done; `took` is all of its time."""
         self.done += 1
         self.spent += took
-        left = self.spent / self.done * (self.total - self.done)
+        left = round(self.spent / self.done * (self.total - self.done))
         qa.say(
             f"{self.done:>3}/{self.total} {row.name:<24} round {number + 1}/{rounds} {side:<7} {measured['iops']:>9,.0f} IOPS "
-            f"{measured['cpu_us']:>7.2f} us CPU  {left / 60:.0f}:{left % 60:02.0f} left"
+            f"{measured['cpu_us']:>7.2f} us CPU  {left // 60}:{left % 60:02} left"
         )
 
 
