@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::builder::styling::Styles;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+use lus_map::{BadName, DaemonId};
+
 use crate::output::Format;
-use crate::{completion, daemon, dump, host, lu, lun, status, target};
+use crate::{completion, daemon, dump, events, flag, health, host, lu, lun, status, target};
 
 /// The pool of the LUS map where `--lus-pool` names no other.
 pub(crate) const POOL_DEFAULT: &str = ".lus";
@@ -104,20 +106,28 @@ pub(crate) struct Global {
     pub(crate) version: bool,
 }
 
-/// The nouns, and the two words without one.
+/// The nouns, and the words without one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the state of everything on one screen.
     Status(status::StatusArgs),
+    /// Say whether all is well, and what is not.
+    Health(health::HealthArgs),
     /// Show the whole LUS map, now or as it was.
     Dump(dump::DumpArgs),
-    /// See the daemons.
+    /// Show what happened: daemons that failed, leaders, fences, moves, with their reasons.
+    Events(events::EventsArgs),
+    /// Set a flag: keep something from happening by itself.
+    Set(flag::SetArgs),
+    /// Unset a flag.
+    Unset(flag::UnsetArgs),
+    /// See the daemons, and say which of them have logical units.
     #[command(subcommand)]
     Daemon(daemon::DaemonCommand),
     /// Make and remove the iSCSI names that hosts log in to.
     #[command(subcommand)]
     Target(target::TargetCommand),
-    /// Make, resize and remove logical units.
+    /// Make, resize, move and remove logical units.
     #[command(subcommand)]
     Lu(lu::LuCommand),
     /// Say which initiators may log in to a target.
@@ -138,6 +148,14 @@ pub(crate) struct Really {
     pub(crate) yes: bool,
 }
 
+/// A daemon by its id, `a`, or as it is shown, `lus.a`.
+///
+/// # Errors
+/// What is no id of a daemon.
+pub(crate) fn daemon_id(text: &str) -> Result<DaemonId, BadName> {
+    text.strip_prefix("lus.").unwrap_or(text).parse()
+}
+
 /// Help of a command: the examples stand before the long list of options.
 const HELP_TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n{after-help}\n\n{all-args}";
 
@@ -151,8 +169,17 @@ pub(crate) fn command() -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    use super::{command, daemon_id};
+
     #[test]
     fn tree_is_sound() {
-        super::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn daemons_by_id_or_as_shown() {
+        assert_eq!(daemon_id("a").unwrap(), daemon_id("lus.a").unwrap());
+        assert_eq!(daemon_id("lus.lus.a").unwrap().as_str(), "lus.a");
+        assert!(daemon_id("lus.").is_err() && daemon_id("").is_err());
     }
 }

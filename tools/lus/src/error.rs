@@ -14,6 +14,8 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 pub(crate) struct Failure {
     /// The exit code.
     pub(crate) errno: Errno,
+    /// Its name, where that is known.
+    name: Option<&'static str>,
     /// Says what is wrong and, where there is one, the way out.
     pub(crate) message: String,
 }
@@ -21,7 +23,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure of the given kind.
     pub(crate) fn new(errno: Errno, message: impl Into<String>) -> Self {
-        Self { errno, message: message.into() }
+        Self { errno, name: errno.name(), message: message.into() }
     }
 
     /// Something that is named does not exist.
@@ -42,7 +44,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.errno.name() {
+        match self.name {
             Some(name) => write!(f, "Error {name}: {}", self.message),
             None => write!(f, "Error {}: {}", self.errno.raw(), self.message),
         }
@@ -67,13 +69,21 @@ impl From<StoreError> for Failure {
 /// Refusals that the flag overrides say so.
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let hint = match refusal {
+        let hint = match &refusal {
             Refusal::TargetInUse { .. } | Refusal::HostInUse { .. } | Refusal::LuInUse { .. } => {
-                "; pass --yes-i-really-mean-it to remove them with it"
+                "; pass --yes-i-really-mean-it to remove them with it".to_owned()
             }
-            _ => "",
+            Refusal::Unfenced { id, .. } => format!(
+                ": they may still write; the next start of lus.{id} fences them, and so does whoever takes a logical unit \
+                 that they hold; pass --yes-i-really-mean-it to forget them"
+            ),
+            Refusal::Pinned { lu, .. } => format!("; take the pin away with: lus lu unpin {lu}"),
+            Refusal::DaemonOut(id) => format!("; let it have some with: lus daemon in {id}"),
+            _ => String::new(),
         };
-        Self::new(Errno::from_raw(refusal.errno()), format!("{refusal}{hint}"))
+        // It knows more names than Ceph's own errors need.
+        let (errno, name) = (Errno::from_raw(refusal.errno()), Some(refusal.errno_name()));
+        Self { name, ..Self::new(errno, format!("{refusal}{hint}")) }
     }
 }
 
@@ -89,5 +99,8 @@ mod tests {
         let failure = Failure::new(Errno::from_raw(-4095), "odd");
         assert_eq!(failure.to_string(), "Error 4095: odd");
         assert_eq!(failure.exit_code(), 5);
+        let failure = Failure::from(Refusal::DaemonNotUp("a".parse().unwrap()));
+        assert_eq!(failure.to_string(), "Error EHOSTDOWN: lus.a is not up");
+        assert_eq!(failure.exit_code(), 112);
     }
 }

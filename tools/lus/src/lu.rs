@@ -4,24 +4,27 @@
 //! - An image that this command created is in the map when it succeeds, and gone when it fails; only where the outcome of the
 //!   map's change is unknown it stays, and the error says so.
 //! - An image is removed after the map has let go of it, never before.
-//! - Data goes only with `--yes-i-really-mean-it`.
+//! - Data of an image goes only with `--yes-i-really-mean-it`.
 
 mod caps;
 mod create;
 pub(crate) mod facts;
 mod image;
 mod info;
+mod place;
 mod resize;
 mod rm;
 pub(crate) mod state;
+mod step;
+mod takeover;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use lus_map::change::lu::AddLu;
-use lus_map::{Backend, BlockSize, LuId, LuName, Refusal, Wwn};
+use lus_map::{Backend, BlockSize, DaemonId, LuId, LuName, Refusal, Wwn};
 use uuid::Uuid;
 
-use crate::args::Really;
+use crate::args::{Really, daemon_id};
 use crate::error::{Failure, Result};
 use crate::output::Reply;
 use crate::session::Session;
@@ -34,8 +37,8 @@ Examples:
     lus lu create ram:scratch 1G
 
 SIZE is read as rbd reads it: 512M, 10G, 1T; a bare number counts MiB. The image is made with the pool's default features and \
-exclusive-lock. ram:NAME keeps its blocks in the daemon's memory and loses them with it, null:NAME keeps nothing: both \
-exist to measure and test.
+exclusive-lock. ram:NAME keeps its blocks in its owner's memory and loses them when that ends or it moves, null:NAME \
+keeps nothing: both exist to measure and test.
 
 To offer an image that exists: lus lu add.";
 
@@ -62,14 +65,50 @@ Removes the image and its data too, unless --keep-image says otherwise. While th
 --yes-i-really-mean-it the unit is taken from its hosts first.";
 
 const LS_EXAMPLES: &str = "\
-STATE is
+OWNER is the daemon that is to serve it. STATE is
+
     serving    by its owner
-    moving     to another owner
+    opening    its owner is opening it, or waits for its lock
+    moving     from the daemon that still serves it to its owner
+    takeover   its last daemon is gone, and its owner is taking it over
     released   by the last owner, and not taken yet
     new        not served yet
     lost       its owner lost it, and has not taken it again yet
     down       its owner is not up
     unplaced   no daemon is there to own it";
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+    lus lu info rbd/web1
+    lus lu info rbd/web1 -f json-pretty
+
+`owner` is the daemon that is to serve it, by the map; `record` says who holds it, in which epoch, through which RADOS client; \
+`lock` who has the lock of its image; `step`, while it is not served by its owner, what is to happen next.";
+
+const MOVE_EXAMPLES: &str = "\
+Examples:
+    lus lu move rbd/web1 b
+
+Its owner ends what is in flight and lets go, then lus.b serves it; hosts with a path to lus.b see no error. It stays there while \
+that daemon is up and in: to have it come back there whenever that may be, lus lu pin. The command returns when the map says so; lus \
+lu info and lus events show how the move goes on.";
+
+const PIN_EXAMPLES: &str = "\
+Examples:
+    lus lu pin rbd/web1 b
+    lus lu pin rbd/web1      where it is
+
+It moves to that daemon at once, if that is up and in, and comes back to it by itself when it was away: after a failover, \
+or a drain.";
+
+const TAKEOVER_EXAMPLES: &str = "\
+Examples:
+    lus lu takeover rbd/web1                            says who holds its lock
+    lus lu takeover rbd/web1 --yes-i-really-mean-it
+
+For an image whose lock a client outside of LUS holds: a virtual machine, rbd map, rbd-nbd, another gateway. The daemons never \
+break such a lock by themselves. That client is put on the blocklist for good and must be started anew; what it did not write \
+is lost. The owner takes the image within some seconds. From one daemon to another: lus lu move.";
 
 /// `lus lu`.
 #[derive(Debug, Subcommand)]
@@ -99,10 +138,46 @@ pub(crate) enum LuCommand {
     #[command(after_long_help = LS_EXAMPLES)]
     Ls,
     /// Show a logical unit: identity, size, who serves it, who holds its lock, where it is mapped.
+    #[command(after_long_help = INFO_EXAMPLES)]
     Info {
         /// The logical unit.
         #[arg(value_name = "LU")]
         lu: LuName,
+    },
+    /// Move a logical unit to another daemon.
+    #[command(after_long_help = MOVE_EXAMPLES)]
+    Move {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        /// The daemon that is to own it: `a` or `lus.a`.
+        #[arg(value_name = "DAEMON", value_parser = daemon_id)]
+        daemon: DaemonId,
+    },
+    /// Pin a logical unit to a daemon, so that it goes there whenever it may.
+    #[command(after_long_help = PIN_EXAMPLES)]
+    Pin {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        /// The daemon: `a` or `lus.a` [default: its owner]
+        #[arg(value_name = "DAEMON", value_parser = daemon_id)]
+        daemon: Option<DaemonId>,
+    },
+    /// Take a logical unit's pin away.
+    Unpin {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+    },
+    /// Take a logical unit from a client outside of LUS that holds its lock.
+    #[command(after_long_help = TAKEOVER_EXAMPLES)]
+    Takeover {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        #[command(flatten)]
+        really: Really,
     },
     /// Give a logical unit another size.
     #[command(after_long_help = RESIZE_EXAMPLES)]
@@ -179,6 +254,10 @@ impl LuCommand {
             Self::Add { lu, identity } => create::add(session, lu, identity).await,
             Self::Ls => info::list(session).await,
             Self::Info { lu } => info::info(session, lu).await,
+            Self::Move { lu, daemon } => place::move_to(session, lu, daemon).await,
+            Self::Pin { lu, daemon } => place::pin(session, lu, daemon.as_ref()).await,
+            Self::Unpin { lu } => place::unpin(session, lu).await,
+            Self::Takeover { lu, really } => takeover::takeover(session, lu, really.yes).await,
             Self::Resize { lu, size, really } => resize::resize(session, lu, *size, really.yes).await,
             Self::Rm { lu, keep_image, really } => rm::remove(session, lu, *keep_image, really.yes).await,
         }

@@ -15,6 +15,9 @@ mod completion;
 mod daemon;
 mod dump;
 mod error;
+mod events;
+mod flag;
+mod health;
 mod host;
 mod lu;
 mod lun;
@@ -100,7 +103,11 @@ async fn with_session(global: &Global, command: Option<&Command>) -> Result<Repl
     let session = Session::open(global).await?;
     let reply = match command {
         None | Some(Command::Status(_)) => status::run(&session).await,
+        Some(Command::Health(args)) => args.run(&session).await,
         Some(Command::Dump(args)) => args.run(&session).await,
+        Some(Command::Events(args)) => args.run(&session, global.format).await,
+        Some(Command::Set(args)) => args.run(&session).await,
+        Some(Command::Unset(args)) => args.run(&session).await,
         Some(Command::Daemon(command)) => command.run(&session).await,
         Some(Command::Target(command)) => command.run(&session).await,
         Some(Command::Lu(command)) => command.run(&session).await,

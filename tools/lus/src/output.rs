@@ -71,16 +71,24 @@ impl Reply {
     /// # Errors
     /// What writing to stdout gives; a reader that has gone away is no error.
     pub(crate) fn print(&self, format: Format) -> io::Result<()> {
+        self.print_to_reader(format).map(drop)
+    }
+
+    /// As [`print`](Self::print), for what goes on as long as somebody reads: whether the reader is still there.
+    ///
+    /// # Errors
+    /// What writing to stdout gives.
+    pub(crate) fn print_to_reader(&self, format: Format) -> io::Result<bool> {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(self.stdout(format).as_bytes()).and_then(|()| stdout.flush());
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            result => result?,
-        }
+        let reads = match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => false,
+            result => result.map(|()| true)?,
+        };
         for note in &self.notes {
             eprintln!("{note}");
         }
-        Ok(())
+        Ok(reads)
     }
 }
 

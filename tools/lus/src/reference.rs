@@ -28,25 +28,26 @@ const CONVENTIONS: &str = "\
 | success | exit code 0, also where the work was done already: `target 'iqn...' already exists` |
 | failure | `Error ENOENT: no such target iqn...`; the exit code is the error number, here 2 |
 | bad syntax | `Invalid command: ...`, the command's form, `Error EINVAL: invalid command`; exit code 22 |
-| danger | what is in use, or destroys data, asks for `--yes-i-really-mean-it` (EBUSY, EPERM) |
+| danger | what is in use, destroys data, or takes an image from another client asks for `--yes-i-really-mean-it` (EBUSY, EPERM) |
 
 Exit codes that scripts may want to tell apart:
 
 | code | name | when |
 |---|---|---|
-| 1 | EPERM | data would be destroyed, and the flag is missing; the map was written by a newer version |
-| 2 | ENOENT | no such target, host, logical unit, image, pool, epoch; no pool for the map |
+| 1 | EPERM | data would be destroyed, a client fenced or forgotten, and the flag is missing; the map was written by a newer version |
+| 2 | ENOENT | no such target, host, logical unit, daemon, image, pool, epoch; no pool for the map |
 | 13 | EACCES | the capabilities of this client, or of the daemons, do not suffice |
-| 16 | EBUSY | in use: mapped, has hosts or LUNs, or its image is in another client's hands |
+| 16 | EBUSY | in use: mapped, has hosts or LUNs, its image is in another client's hands; a daemon that is up, or has no other to hand over to; a pin |
 | 17 | EEXIST | it exists, and is other than asked for; the number, WWN or serial is another one's |
 | 22 | EINVAL | bad syntax, or a value that makes no sense |
 | 30 | EROFS | the image is a mirror's copy |
 | 39 | ENOTEMPTY | the image has snapshots and was left |
 | 110 | ETIMEDOUT | no answer; for a change it says that its outcome is not known |
+| 112 | EHOSTDOWN | the daemon that is to have the logical unit is not up, or out |
 
 A change is one compare-and-set of the map's next epoch: commands that run at the same time all take effect, one after another. A
 command that takes something away waits, about a second at most, until the daemons say that they follow, and says so where one
-does not.
+does not. One that moves logical units, or puts daemons in and out, returns when the map says so, and the daemons do the rest.
 
 The cluster, the client's name and its key are found as `ceph` finds them: options, then `CEPH_ARGS` and `CEPH_CONF`, then
 /etc/ceph. The map's pool is `.lus`, or what `--lus-pool` or `LUS_POOL` says.

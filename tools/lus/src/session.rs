@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lus_map::{Change, Epoch, LuId, LuRecord, LusMap, Origin, Refusal};
+use lus_map::{Change, Epoch, Increment, LuId, LuRecord, LusMap, Origin, Refusal, Timestamp};
 use lus_map_store::{MapStore, NotifyOutcome, RecordStore, RecordWrite, StoreError};
 use lusd_ceph::{Cluster, ClusterOptions, Errno};
 
@@ -32,6 +32,8 @@ pub(crate) struct Changed {
     pub(crate) map: Arc<LusMap>,
     /// What to tell the user.
     pub(crate) said: String,
+    /// Whether there was something to change.
+    pub(crate) made: bool,
     /// Who has said so far that they follow the map.
     pub(crate) heard: Heard,
 }
@@ -132,6 +134,19 @@ impl Session {
         Ok(waiting("the LUS map", self.store.past(epoch)).await?)
     }
 
+    /// The increments that made the epochs behind `after`, up to `to`, oldest first; those that are kept.
+    ///
+    /// # Errors
+    /// What reading them gives.
+    pub(crate) async fn increments(&self, after: Epoch, to: Epoch) -> Result<Vec<Increment>> {
+        Ok(waiting("the LUS map", self.store.increments(after, to)).await?)
+    }
+
+    /// The time by this machine's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.store.origin().when
+    }
+
     /// Carries out an intent: asks it of the newest map until its increment is committed.
     ///
     /// # Errors
@@ -142,10 +157,10 @@ impl Session {
     ) -> Result<Changed> {
         self.map_to_change().await?;
         let updated = waiting("the LUS map", self.store.update(&intent)).await?;
-        let (map, said) = (updated.map.clone(), updated.said.clone());
+        let (map, said, made) = (updated.map.clone(), updated.said.clone(), updated.changed());
         // The notify must be out before this program ends, or the daemons would learn of the change by their poll only.
         let heard = updated.wait_for_watchers().await.into();
-        Ok(Changed { map, said, heard })
+        Ok(Changed { map, said, made, heard })
     }
 
     /// Asks the daemons which of them follow the map; none where this client may not ask. A second at most.

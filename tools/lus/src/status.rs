@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::Args;
-use lus_map::{DaemonInstance, Lu, LusMap};
+use lus_map::health::status;
+use lus_map::{DaemonInstance, HealthCheck, Leader, LusMap, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
+use crate::health;
 use crate::lu::facts::{Facts, gather};
 use crate::lu::state::State;
 use crate::output::{Reply, count};
@@ -19,9 +21,10 @@ Examples:
     lus -s
     lus status -f json-pretty
 
-It is HEALTH_OK when each logical unit is served by its owner and each daemon is up and answers; else the reasons follow.";
+It is HEALTH_OK when each logical unit is served by its owner, each daemon is up and answers, and one of them leads; else the \
+reasons follow. lus health detail says which daemons and logical units are meant.";
 
-/// Names that a health line lists at most.
+/// Names that a line lists at most.
 const NAMED_MAX: usize = 3;
 
 /// `lus status`.
@@ -39,16 +42,8 @@ pub(crate) async fn run(session: &Session) -> Result<Reply> {
         Some(map) => (gather(session, map).await?, session.roll_call(map).await),
         None => (Vec::new(), None),
     };
-    let status = Status::of(session.cluster.fsid().to_owned(), map.as_deref(), &facts, heard);
+    let status = Status::of(session.cluster.fsid().to_owned(), map.as_deref(), &facts, heard, session.now());
     Ok(Reply::data(status.plain(), status.json()))
-}
-
-/// One thing that is not as it should be.
-#[derive(Debug, PartialEq, Eq)]
-struct Check {
-    code: &'static str,
-    message: String,
-    count: usize,
 }
 
 #[derive(Debug)]
@@ -56,7 +51,10 @@ struct Status {
     fsid: String,
     /// None before the map is created.
     epoch: Option<u64>,
-    checks: Vec<Check>,
+    checks: Vec<HealthCheck>,
+    flags: Vec<String>,
+    /// The start that leads.
+    leader: Option<Leader>,
     /// Ids of all daemons, and of those that are up.
     daemons: Vec<String>,
     up: Vec<String>,
@@ -69,36 +67,33 @@ struct Status {
 }
 
 impl Status {
-    fn of(fsid: String, map: Option<&LusMap>, facts: &[Facts], heard: Option<Heard>) -> Self {
+    fn of(fsid: String, map: Option<&LusMap>, facts: &[Facts], heard: Option<Heard>, now: Timestamp) -> Self {
         let daemons = || map.into_iter().flat_map(LusMap::daemons);
         let id = |daemon: &DaemonInstance| daemon.id.to_string();
         let mut states = BTreeMap::new();
         facts.iter().for_each(|facts| *states.entry(facts.state).or_default() += 1);
-        let units: Vec<(&Lu, &Facts)> = map.into_iter().flat_map(LusMap::lus).zip(facts).collect();
         Self {
             fsid,
             epoch: map.map(|map| map.epoch().0),
-            checks: checks(map, &units, heard),
+            checks: map.map_or_else(Vec::new, |map| health::checks(map, facts, heard, now)),
+            flags: map.map_or_else(Vec::new, |map| map.meta().flags.iter().cloned().collect()),
+            leader: map.and_then(LusMap::leader).filter(|leader| leads(map, leader)).cloned(),
             daemons: daemons().map(id).collect(),
             up: daemons().filter(|daemon| daemon.state.is_up()).map(id).collect(),
             targets: map.map_or(0, |map| map.targets().count()),
             hosts: map.map_or(0, |map| map.all_hosts().count()),
             luns: map.map_or(0, |map| map.all_luns().count()),
-            lus: units.len(),
+            lus: facts.len(),
             bytes: facts.iter().filter_map(|facts| facts.size).fold(0, u64::saturating_add),
             states,
         }
     }
 
-    fn health(&self) -> &'static str {
-        if self.checks.is_empty() { "HEALTH_OK" } else { "HEALTH_WARN" }
-    }
-
     fn plain(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "  cluster:\n    id:     {}\n    health: {}", self.fsid, self.health());
+        let _ = writeln!(text, "  cluster:\n    id:     {}\n    health: {}", self.fsid, status(&self.checks));
         for check in &self.checks {
-            let _ = writeln!(text, "            {}", check.message);
+            let _ = writeln!(text, "            {}", check.summary);
         }
         let _ = match self.epoch {
             Some(epoch) => writeln!(text, "    map:    e{epoch}"),
@@ -108,12 +103,17 @@ impl Status {
             [] => String::new(),
             up => format!(" ({})", names(up.iter().map(String::as_str))),
         };
+        let leader = self.leader.as_ref().map(|leader| format!(", leader {}", leader.daemon));
         let _ = writeln!(
             text,
-            "\n  services:\n    lusd: {}: {} up{named}",
+            "\n  services:\n    lusd: {}: {} up{named}{}",
             count(self.daemons.len(), "daemon"),
-            self.up.len()
+            self.up.len(),
+            leader.unwrap_or_default()
         );
+        if !self.flags.is_empty() {
+            let _ = writeln!(text, "          flags {}", self.flags.join(","));
+        }
         let states: Vec<String> =
             self.states.iter().map(|(state, units)| format!("{units} {state}")).collect();
         let lus = match states.as_slice() {
@@ -131,24 +131,18 @@ impl Status {
     }
 
     fn json(&self) -> Value {
-        let checks: Map<String, Value> = self
-            .checks
-            .iter()
-            .map(|check| {
-                let summary = json!({"message": check.message, "count": check.count});
-                (check.code.to_owned(), json!({"severity": "HEALTH_WARN", "summary": summary}))
-            })
-            .collect();
         let states: Map<String, Value> =
             self.states.iter().map(|(state, units)| (state.to_string(), json!(units))).collect();
         json!({
             "fsid": self.fsid,
-            "health": {"status": self.health(), "checks": checks},
+            "health": health::json(&self.checks, false),
             "lusmap": {
                 "epoch": self.epoch,
                 "num_daemons": self.daemons.len(),
                 "num_up_daemons": self.up.len(),
                 "up": self.up,
+                "leader": self.leader,
+                "flags": self.flags,
                 "num_targets": self.targets,
                 "num_hosts": self.hosts,
                 "num_luns": self.luns,
@@ -160,51 +154,10 @@ impl Status {
     }
 }
 
-/// What keeps the health from being OK.
-fn checks(map: Option<&LusMap>, units: &[(&Lu, &Facts)], heard: Option<Heard>) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut check = |code, found: Vec<String>, message: &dyn Fn(usize, &str) -> String| {
-        if !found.is_empty() {
-            let listed = names(found.iter().map(String::as_str));
-            checks.push(Check { code, message: message(found.len(), &listed), count: found.len() });
-        }
-    };
-    let daemons = |up: bool| -> Vec<String> {
-        let all = map.into_iter().flat_map(LusMap::daemons);
-        all.filter(|daemon| daemon.state.is_up() == up).map(|daemon| format!("lus.{}", daemon.id)).collect()
-    };
-    check("LUS_DAEMON_DOWN", daemons(false), &|n, names| format!("{} not up: {names}", count(n, "daemon")));
-    // Who answers is not told by name.
-    let (up, answering) = (daemons(true), heard.map(|heard| heard.following));
-    let silent = up.len().saturating_sub(answering.unwrap_or(up.len()));
-    check("LUS_DAEMON_SILENT", up.iter().take(silent).cloned().collect(), &|n, _| match n == up.len() {
-        true => format!(
-            "{} up in the map and not answering: {}",
-            count(n, "daemon"),
-            names(up.iter().map(String::as_str))
-        ),
-        false => format!("{n} of {} daemons up in the map not answering", up.len()),
-    });
-    let of = |wanted: &dyn Fn(&Facts) -> bool| -> Vec<String> {
-        units.iter().filter(|(_, facts)| wanted(facts)).map(|(lu, _)| lu.name().to_string()).collect()
-    };
-    let foreign = of(&|facts| facts.foreign().is_some());
-    check("LUS_FOREIGN_HOLDER", foreign, &|n, names| {
-        format!("{} held by a client outside of LUS: {names}", count(n, "lu"))
-    });
-    let ownerless =
-        of(&|facts| facts.foreign().is_none() && matches!(facts.state, State::Down | State::Unplaced));
-    check("LUS_NO_DAEMON", ownerless, &|n, names| format!("{} without a daemon: {names}", count(n, "lu")));
-    let idle = of(&|facts| {
-        facts.foreign().is_none()
-            && matches!(facts.state, State::New | State::Opening | State::Released | State::Lost)
-    });
-    check("LUS_NOT_SERVED", idle, &|n, names| format!("{} not served yet: {names}", count(n, "lu")));
-    let missing = of(&|facts| facts.size.is_none());
-    check("LUS_IMAGE_MISSING", missing, &|n, names| {
-        format!("{} whose image cannot be read: {names}", count(n, "lu"))
-    });
-    checks
+/// Whether the start that is entered as the leader is up.
+fn leads(map: Option<&LusMap>, leader: &Leader) -> bool {
+    map.and_then(|map| map.instance(&leader.daemon, leader.up_from))
+        .is_some_and(|daemon| daemon.state.is_up())
 }
 
 /// The first few names, and how many more there are.
@@ -219,18 +172,17 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lus_map::change;
+    use lus_map::{Flag, change};
 
     use super::*;
-    use crate::lu::state::Lock;
-    use crate::testing::{FSID, empty, then, with_daemon, with_lu};
+    use crate::testing::{FSID, empty, led, origin, then, with_daemon, with_lu};
 
     fn facts(state: State) -> Facts {
         Facts { size: Some(1 << 30), record: None, state, locks: Vec::new() }
     }
 
-    fn status(map: &LusMap, facts: &[Facts]) -> Status {
-        Status::of(FSID.to_string(), Some(map), facts, None)
+    fn shown(map: &LusMap, facts: &[Facts]) -> Status {
+        Status::of(FSID.to_string(), Some(map), facts, None, origin().when)
     }
 
     #[test]
@@ -238,72 +190,60 @@ mod tests {
         let map = with_lu(&with_lu(&with_daemon(&with_daemon(&empty(), "a", 1), "b", 2), 1), 2);
         let target = "iqn.2026-11.x:y".parse().unwrap();
         let map = then(&map, |map, origin| change::target::create(map, origin, &target, true));
-        let status = status(&map, &[facts(State::Serving), facts(State::Serving)]);
+        let status = shown(&led(&map, "b"), &[facts(State::Serving), facts(State::Serving)]);
         assert_eq!(
             status.plain(),
-            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_OK\n    map:    e6\n\n  \
-             services:\n    lusd: 2 daemons: 2 up (a, b)\n\n  data:\n    targets: 1 target, 0 hosts, 0 luns\n    \
+            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_OK\n    map:    e7\n\n  \
+             services:\n    lusd: 2 daemons: 2 up (a, b), leader b\n\n  data:\n    targets: 1 target, 0 hosts, 0 luns\n    \
              lus:     2 lus, 2 GiB: 2 serving\n"
         );
         assert_eq!(
             status.json().to_string(),
             r#"{"fsid":"19870b3c-8b62-466d-9486-786ae60cd7f7","health":{"status":"HEALTH_OK","checks":{}},"#
                 .to_owned()
-                + r#""lusmap":{"epoch":6,"num_daemons":2,"num_up_daemons":2,"up":["a","b"],"num_targets":1,"#
+                + r#""lusmap":{"epoch":7,"num_daemons":2,"num_up_daemons":2,"up":["a","b"],"leader":{"daemon":"b","#
+                + r#""up_from":3,"term":1,"taken":"2026-11-21T00:00:00.000000+0000"},"flags":[],"num_targets":1,"#
                 + r#""num_hosts":0,"num_luns":0,"num_lus":2,"lu_bytes":2147483648,"lus_by_state":{"serving":2}}}"#
         );
     }
 
     #[test]
     fn golden_unwell() {
-        let mut map = with_daemon(&empty(), "a", 1);
-        for n in 1..=7 {
+        let mut map = led(&with_daemon(&empty(), "a", 1), "a");
+        for n in 1..=3 {
             map = with_lu(&map, n);
         }
+        map = then(&map, |map, origin| change::flags::set(map, origin, Flag::NoFailover));
         let id = "a".parse().unwrap();
         let up_from = map.daemon(&id).unwrap().up_from;
-        let map = then(&map, |map, origin| change::daemon::mark_down(map, origin, (&id, up_from), "test"));
-        let mut units: Vec<Facts> = [State::Down; 4].map(facts).into();
-        units.extend([facts(State::New), facts(State::Lost), Facts { size: None, ..facts(State::Unplaced) }]);
-        units[5].locks = vec![Lock { client: "client.1".into(), addr: None, daemon: None }];
-        let status = status(&map, &units);
+        let map = then(&map, |map, origin| change::daemon::retire(map, origin, (&id, up_from)));
+        let status = shown(&map, &[State::Down; 3].map(facts));
         assert_eq!(
             status.plain(),
-            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_WARN\n            \
-             1 daemon not up: lus.a\n            \
-             1 lu held by a client outside of LUS: rbd/6\n            \
-             5 lus without a daemon: rbd/1, rbd/2, rbd/3 and 2 more\n            \
-             1 lu not served yet: rbd/5\n            \
-             1 lu whose image cannot be read: rbd/7\n    map:    e10\n\n  \
-             services:\n    lusd: 1 daemon: 0 up\n\n  data:\n    targets: 0 targets, 0 hosts, 0 luns\n    \
-             lus:     7 lus, 6 GiB: 1 new, 1 lost, 4 down, 1 unplaced\n"
+            "  cluster:\n    id:     19870b3c-8b62-466d-9486-786ae60cd7f7\n    health: HEALTH_ERR\n            \
+             1 daemon is down\n            \
+             nofailover flag(s) set\n            \
+             3 logical units are without an owner that is up\n    map:    e8\n\n  \
+             services:\n    lusd: 1 daemon: 0 up\n          flags nofailover\n\n  \
+             data:\n    targets: 0 targets, 0 hosts, 0 luns\n    lus:     3 lus, 3 GiB: 3 down\n"
         );
         let json = status.json();
-        assert_eq!(json["health"]["status"], "HEALTH_WARN");
-        assert_eq!(json["health"]["checks"]["LUS_NO_DAEMON"]["summary"]["count"], 5);
+        assert_eq!(json["health"]["status"], "HEALTH_ERR");
+        assert_eq!(json["health"]["checks"]["LUS_LU_NO_OWNER"]["summary"]["count"], 3);
         assert_eq!(json["lusmap"]["num_up_daemons"], 0);
-    }
-
-    #[test]
-    fn silent_daemons() {
-        let map = with_daemon(&with_daemon(&empty(), "a", 1), "b", 2);
-        let messages = |following| {
-            let heard = Heard { following, behind: 0 };
-            let status = Status::of(FSID.to_string(), Some(&map), &[], Some(heard));
-            status.checks.iter().map(|check| format!("{} {}", check.code, check.message)).collect::<Vec<_>>()
-        };
         assert_eq!(
-            messages(0),
-            ["LUS_DAEMON_SILENT 2 daemons up in the map and not answering: lus.a, lus.b"]
+            (&json["lusmap"]["leader"], &json["lusmap"]["flags"]),
+            (&Value::Null, &json!(["nofailover"]))
         );
-        assert_eq!(messages(1), ["LUS_DAEMON_SILENT 1 of 2 daemons up in the map not answering"]);
-        assert!(messages(2).is_empty() && messages(3).is_empty());
     }
 
     #[test]
     fn before_the_map() {
-        let status = Status::of(FSID.to_string(), None, &[], None);
+        let status = Status::of(FSID.to_string(), None, &[], None, origin().when);
         assert!(status.plain().contains("map:    none yet"));
-        assert_eq!((status.health(), &status.json()["lusmap"]["epoch"]), ("HEALTH_OK", &Value::Null));
+        assert_eq!(
+            (&status.json()["health"]["status"], &status.json()["lusmap"]["epoch"]),
+            (&json!("HEALTH_OK"), &Value::Null)
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use lus_map::change::daemon::Register;
 use lus_map::change::lu::AddLu;
-use lus_map::{Backend, Change, ImageSpec, LuId, LusMap, Origin, Refusal, Timestamp, change};
+use lus_map::{Backend, Change, ImageSpec, Increment, LuId, LusMap, Origin, Refusal, Timestamp, change};
 use uuid::Uuid;
 
 /// The fsid of every map here.
@@ -26,6 +26,17 @@ pub(crate) fn then(map: &LusMap, intent: impl Fn(&LusMap, &Origin) -> Result<Cha
     }
 }
 
+/// The increment that carries an intent out.
+pub(crate) fn increment(
+    map: &LusMap,
+    intent: impl Fn(&LusMap, &Origin) -> Result<Change, Refusal>,
+) -> Increment {
+    match intent(map, &origin()).unwrap() {
+        Change::Make { increment, .. } => increment,
+        Change::Already { said } => panic!("nothing to do: {said}"),
+    }
+}
+
 /// The map with a start of daemon `id`, whose control client has `nonce`.
 pub(crate) fn with_daemon(map: &LusMap, id: &str, nonce: u32) -> LusMap {
     let ask = Register {
@@ -37,6 +48,12 @@ pub(crate) fn with_daemon(map: &LusMap, id: &str, nonce: u32) -> LusMap {
         data_addrs: Vec::new(),
     };
     then(map, |map, origin| change::daemon::register(map, origin, &ask))
+}
+
+/// The map led by daemon `id`.
+pub(crate) fn led(map: &LusMap, id: &str) -> LusMap {
+    let key = map.daemon(&id.parse().unwrap()).unwrap().key();
+    then(map, |map, origin| change::leader::take(map, origin, &key))
 }
 
 /// The id of unit `n`.

@@ -216,10 +216,11 @@ pub(crate) fn usage(path: &str, command: &Command) -> String {
     text
 }
 
-/// `<size>`, `[<epoch>]`, `[--open]`, `[--lun <N>]`, `[--block-size 512|4096]`.
+/// `<size>`, `[<epoch>]`, `noout|nomove`, `[--open]`, `[--lun <N>]`, `[--block-size 512|4096]`.
 fn shown(arg: &Arg) -> String {
     let text = match (arg.get_long(), arg.get_action()) {
-        (None, _) => format!("<{}>", arg.get_id()),
+        (None, _) if arg.get_possible_values().is_empty() => format!("<{}>", arg.get_id()),
+        (None, _) => value_form(arg),
         (Some(long), ArgAction::SetTrue) => format!("--{long}"),
         (Some(long), _) => match arg.get_possible_values() {
             values if values.is_empty() => format!("--{long} <{}>", value_form(arg).to_lowercase()),

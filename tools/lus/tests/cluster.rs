@@ -5,12 +5,12 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lus_map::{ClientAddr, Fenced, Holder, LuId};
+use lus_map::{Fenced, Holder, LuId};
 use lus_map_store::{MapWatch, WatchOptions};
-use lusd_ceph::{Cluster, ClusterOptions, CreateOptions, Features, Image, OpenMode};
+use lusd_ceph::{CreateOptions, Features};
 use serde_json::json;
 
-use support::{Fixture, IMAGES, rbd, run, unique};
+use support::{Fixture, IMAGES, Player, play, rbd, run, unique};
 
 const TARGET: &str = "iqn.2026-11.io.lus:test";
 const HOST: &str = "iqn.1994-05.com.redhat:web1";
@@ -218,7 +218,10 @@ fn images_are_created_and_removed() {
     );
     assert!(f.lus("lu ls").data().contains("64 MiB   4096  -      unplaced     0\n"));
     let status = f.lus("-s").data().to_owned();
-    assert!(status.contains("HEALTH_WARN\n            1 lu without a daemon: rbd/lus-cli-image"), "{status}");
+    assert!(
+        status.contains("HEALTH_ERR\n            1 logical unit is without an owner that is up\n"),
+        "{status}"
+    );
 
     let resized = f.lus(&format!("lu resize {image} 128M"));
     assert_eq!(resized.sentence(), format!("logical unit '{image}' resized from 64 MiB to 128 MiB"));
@@ -353,7 +356,7 @@ fn mirror_copies_are_refused() {
     let _ = f.runtime.block_on(f.cluster().mon_command(delete.to_string()));
     let info = f.lus(&format!("lu info {pool}/x -f json")).json();
     assert!(info["image"]["error"].is_string(), "{info}");
-    assert!(f.lus("-s").data().contains("1 lu whose image cannot be read"));
+    assert!(f.lus("-s").data().contains("1 logical unit without a readable image"));
 }
 
 #[test]
@@ -399,25 +402,6 @@ fn caps_of_the_daemons_are_looked_at() {
     f.mon(json!({"prefix": "auth rm", "entity": entity}));
 }
 
-/// A daemon's data client and what it holds, played by the test.
-struct Player {
-    cluster: Cluster,
-    image: Image,
-    addr: ClientAddr,
-}
-
-fn play(f: &Fixture, image: &str) -> Player {
-    f.runtime.block_on(async {
-        let cluster = Cluster::connect(ClusterOptions::from_env().for_images()).await.unwrap();
-        let addr = cluster.address().to_string().parse().unwrap();
-        let pool = cluster.pool(IMAGES, None).await.unwrap();
-        let name = image.rsplit('/').next().unwrap();
-        let image = Image::open(&pool, name, OpenMode::ReadWrite).await.unwrap();
-        image.lock_acquire().await.unwrap();
-        Player { cluster, image, addr }
-    })
-}
-
 #[test]
 fn states_and_holders() {
     let f = Fixture::new();
@@ -435,7 +419,7 @@ fn states_and_holders() {
         (&json!(addr.as_str()), &json!(null))
     );
     assert!(f.lus(&format!("lu info {image}")).data().contains("lock:        FOREIGN client client."));
-    assert!(f.lus("-s").data().contains("1 lu held by a client outside of LUS"));
+    assert!(f.lus("-s").data().contains("1 logical unit is locked by a client that is not of LUS"));
     let busy = f.lus(&format!("lu rm {image} --yes-i-really-mean-it"));
     assert!(busy.failure(16).contains("is in use by FOREIGN client"), "{busy:?}");
     assert_eq!(f.lus("lu ls -f json").json().as_array().unwrap().len(), 1, "it is still in the map");
@@ -452,8 +436,8 @@ fn states_and_holders() {
     assert_eq!(
         f.lus("daemon ls").data(),
         format!(
-            "ID  STATE  UP_FROM  TPGT  PORTALS         VERSION  HOST\n\
-             a   up     {up_from:>7}     1  192.0.2.1:3260  0.0.0    test\n"
+            "ID  STATE  IN  LUS  UP_FROM  TPGT  PORTALS         VERSION  HOST\n\
+             a   up     in    1  {up_from:>7}     1  192.0.2.1:3260  0.0.0    test\n"
         )
     );
     let holder = Holder { daemon: daemon.clone(), up_from, addr: addr.clone() };
@@ -461,9 +445,10 @@ fn states_and_holders() {
     let serving = info();
     assert_eq!((&serving["state"], &serving["record"]["lu_epoch"]), (&json!("serving"), &json!(1)));
     assert!(f.lus("lu ls").data().contains("lus.a  serving"));
+    f.lead(&(daemon.clone(), up_from));
     let status = f.lus("-s");
-    assert!(status.data().contains("lusd: 1 daemon: 1 up (a)"), "{status:?}");
-    let silent = "HEALTH_WARN\n            1 daemon up in the map and not answering: lus.a\n    map:";
+    assert!(status.data().contains("lusd: 1 daemon: 1 up (a), leader a\n"), "{status:?}");
+    let silent = "HEALTH_WARN\n            1 of 1 daemon up in the map not answering\n    map:";
     assert!(status.data().contains(silent), "{status:?}");
     let resized = f.lus(&format!("lu resize {image} 96M"));
     assert_eq!(resized.sentence(), format!("logical unit '{image}' resized from 64 MiB to 96 MiB"));
@@ -495,6 +480,7 @@ fn removal_waits_for_the_daemon() {
     let holder = Holder { daemon, up_from, addr };
     f.runtime.block_on(f.records().transition(&id, |record| record.claim(&holder))).unwrap();
 
+    f.lead(&(holder.daemon.clone(), up_from));
     const HOLDS_ON: Duration = Duration::from_secs(2);
     let (store, records) = (f.store(), f.records());
     let watch = f.runtime.block_on(MapWatch::start(store, WatchOptions::default())).unwrap();

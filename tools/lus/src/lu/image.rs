@@ -1,7 +1,9 @@
 //! What the commands need of RBD images.
 
 use lus_map::{ImageSpec, LuRecord, LusMap};
-use lusd_ceph::{Cluster, CreateOptions, Errno, Features, Image, MirrorState, OpenMode, Pool, ReadOp};
+use lusd_ceph::{
+    Cluster, CreateOptions, Errno, Features, Image, Locker, MirrorState, OpenMode, Pool, ReadOp,
+};
 
 use crate::error::{Failure, Result};
 use crate::lu::state::Lock;
@@ -118,8 +120,16 @@ pub(super) async fn locks(
     map: &LusMap,
     record: Option<&LuRecord>,
 ) -> Result<Vec<Lock>> {
-    let lockers = pool.list_lockers(&header(image_id), LOCK_NAME).await?;
+    let lockers = lockers(pool, image_id).await?;
     Ok(lockers.iter().map(|locker| Lock::of(locker, map, record)).collect())
+}
+
+/// Who holds the lock of an image.
+///
+/// # Errors
+/// What listing gives; ENOENT for a missing image.
+pub(super) async fn lockers(pool: &Pool, image_id: &str) -> Result<Vec<Locker>> {
+    Ok(pool.list_lockers(&header(image_id), LOCK_NAME).await?)
 }
 
 fn header(image_id: &str) -> String {

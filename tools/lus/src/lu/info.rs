@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::facts::{Facts, gather};
 use super::state::{Lock, State};
-use super::{image, no_such_lu};
+use super::step::step;
+use super::{image, no_such_lu, takeover};
 use crate::error::Result;
 use crate::output::Reply;
 use crate::session::Session;
@@ -94,6 +95,8 @@ struct Unit<'a> {
     record: Option<LuRecord>,
     picture: Picture,
     locks: Vec<Lock>,
+    /// What is to happen before it is served by its owner.
+    step: Option<String>,
 }
 
 /// One unit with all there is to know.
@@ -113,7 +116,13 @@ pub(super) async fn info(session: &Session, name: &LuName) -> Result<Reply> {
         Picture::Seen { .. } => State::of(map, lu, record.as_ref()).with_locks(record.as_ref(), &locks),
         Picture::None | Picture::Missing { .. } => State::of(map, lu, record.as_ref()),
     };
-    let unit = Unit { map, lu, state, record, picture, locks };
+    let fenced = match locks.iter().find(|lock| lock.is_foreign()) {
+        Some(lock) => takeover::is_fenced(session, lock).await,
+        None => false,
+    };
+    let known = matches!(picture, Picture::Seen { .. }).then_some(locks.as_slice());
+    let step = step(map, lu, record.as_ref(), known, fenced);
+    let unit = Unit { map, lu, state, record, picture, locks, step };
     Ok(Reply::data(unit.plain(), unit.json()))
 }
 
@@ -183,11 +192,7 @@ impl Unit<'_> {
         let Some(placement) = self.map.placement(&self.lu.id) else { return "none".to_owned() };
         let daemon = self.map.daemon(&placement.owner);
         let state = daemon.map_or_else(|| "unknown".to_owned(), |daemon| daemon.state.to_string());
-        let pinned = if placement.pinned { ", pinned" } else { "" };
-        format!(
-            "lus.{} ({state}), since epoch {}, {}{pinned}",
-            placement.owner, placement.since, placement.reason
-        )
+        format!("lus.{} ({state}), since epoch {}, {}", placement.owner, placement.since, placement.reason)
     }
 
     fn plain(&self) -> String {
@@ -218,7 +223,13 @@ impl Unit<'_> {
             }
         }
         line("owner", &self.owner());
+        if let Some(pin) = self.map.placement(&lu.id).and_then(|placement| placement.pin.as_ref()) {
+            line("pin", &format!("lus.{pin}"));
+        }
         line("state", &self.state.to_string());
+        if let Some(step) = &self.step {
+            line("step", step);
+        }
         match &self.record {
             Some(record) => line("record", &format!("{}, epoch {}", record.state, record.lu_epoch)),
             None => line("record", "none"),
@@ -257,6 +268,7 @@ impl Unit<'_> {
             "backend": lu.backend,
             "placement": self.map.placement(&lu.id),
             "state": self.state,
+            "step": self.step,
             "record": self.record,
             "lockers": self.locks,
             "luns": luns,

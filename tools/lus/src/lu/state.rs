@@ -22,6 +22,8 @@ pub(crate) enum State {
     New,
     /// Its owner lost it, and has not taken it again yet.
     Lost,
+    /// Its last holder is gone, and another daemon is to take it over.
+    Takeover,
     /// Its owner is not up.
     Down,
     /// No daemon is there to own it.
@@ -36,15 +38,27 @@ impl State {
             map.instance(id, up_from).is_some_and(|instance| instance.state.is_up())
         };
         let state = record.map_or(&LuState::New, |record| &record.state);
+        let of_owner = |id: &DaemonId| map.placement(&lu.id).is_none_or(|placement| placement.owner == *id);
         match (state, map.placement(&lu.id)) {
-            (LuState::Serving { holder }, _) if held(&holder.daemon, holder.up_from) => Self::Serving,
+            (LuState::Serving { holder }, _) if held(&holder.daemon, holder.up_from) => {
+                if of_owner(&holder.daemon) { Self::Serving } else { Self::Moving }
+            }
             (LuState::Moving { from, .. }, _) if held(&from.daemon, from.up_from) => Self::Moving,
             (_, None) => Self::Unplaced,
             (_, Some(placement)) if !is_up(&placement.owner) => Self::Down,
             (LuState::New, _) => Self::New,
             (LuState::Released, _) => Self::Released,
             // The daemon is up again, and what its last start held is still on record: it takes it back.
-            (LuState::Serving { .. } | LuState::Moving { .. } | LuState::Lost { .. }, _) => Self::Lost,
+            (
+                LuState::Serving { holder } | LuState::Moving { from: holder, .. } | LuState::Lost { holder },
+                _,
+            ) => {
+                if of_owner(&holder.daemon) {
+                    Self::Lost
+                } else {
+                    Self::Takeover
+                }
+            }
         }
     }
 }
@@ -69,6 +83,7 @@ impl fmt::Display for State {
             Self::Released => "released",
             Self::New => "new",
             Self::Lost => "lost",
+            Self::Takeover => "takeover",
             Self::Down => "down",
             Self::Unplaced => "unplaced",
         })
@@ -187,6 +202,35 @@ mod tests {
             assert_eq!(
                 [state(&map, record), state(&again, record), state(&down, record)],
                 [up, restarted, gone]
+            );
+        }
+    }
+
+    #[test]
+    fn of_a_unit_that_is_to_have_another_owner() {
+        let map = with_daemon(&with_daemon(&with_lu(&empty(), 1), "a", 1), "b", 9);
+        let held = holder(&map, 2);
+        let (name, b) = (map.lu(&lu_id(1)).unwrap().name(), "b".parse().unwrap());
+        let to_b = then(&map, |map, origin| change::lu::move_to(map, origin, &name, &b));
+        let new = LuRecord::new(lu_id(1));
+        let serving = new.claim(&held).unwrap();
+        let moving = serving.begin_move(&b).unwrap();
+        let (released, lost) = (moving.release(&held).unwrap(), serving.lose(&held).unwrap());
+        let down = then(&to_b, |map, origin| {
+            change::daemon::mark_down(map, origin, (&held.daemon, held.up_from), "test")
+        });
+        for (record, up, gone) in [
+            (&new, State::New, State::New),
+            (&serving, State::Moving, State::Takeover),
+            (&moving, State::Moving, State::Takeover),
+            (&released, State::Released, State::Released),
+            (&lost, State::Takeover, State::Takeover),
+        ] {
+            assert_eq!(
+                [state(&to_b, Some(record)), state(&down, Some(record))],
+                [up, gone],
+                "{}",
+                record.state
             );
         }
     }

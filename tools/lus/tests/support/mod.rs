@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lus_map::change::daemon::{Register, register};
-use lus_map::{ClientAddr, DaemonId, Epoch};
+use lus_map::change::leader;
+use lus_map::{ClientAddr, DaemonId, Epoch, InstanceKey};
 use lus_map_store::{MapStore, RecordStore};
-use lusd_ceph::{Cluster, ClusterOptions, Pool};
+use lusd_ceph::{Cluster, ClusterOptions, Image, OpenMode, Pool};
 use serde_json::{Value, json};
 
 /// The pool of the images.
@@ -138,6 +139,17 @@ impl Fixture {
     }
 }
 
+impl Fixture {
+    /// Enters a start of a daemon as the leader.
+    pub fn lead(&self, (id, up_from): &(DaemonId, Epoch)) {
+        let me = InstanceKey { id: id.clone(), up_from: *up_from };
+        let store = self.store();
+        self.runtime
+            .block_on(store.update(|map, origin| leader::take(map, origin, &me)))
+            .expect("one that is up may lead");
+    }
+}
+
 impl Drop for Fixture {
     fn drop(&mut self) {
         // Only where pools may be deleted; else the pool goes with the test cluster.
@@ -150,6 +162,35 @@ impl Drop for Fixture {
             let _ = tokio::time::timeout(SHUTDOWN_WAIT, cluster.shutdown()).await;
         });
     }
+}
+
+/// A daemon's data client and what it holds, played by the test.
+pub struct Player {
+    pub cluster: Cluster,
+    pub image: Image,
+    pub addr: ClientAddr,
+}
+
+/// Opens an image through a client of its own and takes its lock.
+pub fn play(f: &Fixture, image: &str) -> Player {
+    f.runtime.block_on(async {
+        let cluster = Cluster::connect(ClusterOptions::from_env().for_images()).await.unwrap();
+        let addr = cluster.address().to_string().parse().unwrap();
+        let pool = cluster.pool(IMAGES, None).await.unwrap();
+        let name = image.rsplit('/').next().unwrap();
+        let image = Image::open(&pool, name, OpenMode::ReadWrite).await.unwrap();
+        image.lock_acquire().await.unwrap();
+        Player { cluster, image, addr }
+    })
+}
+
+/// Ends what was played; the client may be fenced.
+pub fn end(f: &Fixture, player: Player) {
+    let Player { cluster, image, .. } = player;
+    f.runtime.block_on(async {
+        let _ = image.close().await;
+        cluster.shutdown().await;
+    });
 }
 
 /// A name that no other test and no other run uses.
