@@ -10,6 +10,7 @@
 
 #define RETRY_S 0.1      /* before a command is sent again by a path that refused it; before a group in transition is asked again */
 #define CHECK_S 1.0      /* between two checks of an idle path */
+#define SILENT_S 2.0     /* a path that says nothing for so long is not believed any more */
 #define ALL_PATHS_S 10.0 /* how long the begin waits for the slower portals */
 
 enum {
@@ -78,15 +79,20 @@ static void set_access(struct path *path, enum access access)
 {
 	struct command *command;
 
-	if (path->access == access && path->known)
+	if (path->access == access)
 		return;
-	if (path->access != access)
-		tell("lun %u by %s: %s", all.target.lun[path->unit], path->session->portal, access_name(access));
+	tell("lun %d by %s: %s", path_lun(path), path->session->portal, access_name(access));
 	path->access = access;
-	path->known = true;
 	if (access == OPTIMIZED || access == NON_OPTIMIZED)
 		TAILQ_FOREACH(command, &units[path->unit].waiting, waiting)
 			command->not_before = 0;
+}
+
+/* What a path says about itself. */
+static void path_says(struct path *path, enum access access)
+{
+	path->known = true;
+	set_access(path, access);
 }
 
 /* Something changed for a unit: all of its paths are asked. */
@@ -187,7 +193,7 @@ static void command_answered(struct path *path, struct command *command, const s
 			return;
 		}
 		if (access_of_sense(&task->sense, &access)) {
-			set_access(path, access);
+			path_says(path, access);
 			ask_again(command->unit);
 			retry(command, how, RETRY_S);
 			return;
@@ -237,19 +243,32 @@ static void identity_answered(struct path *path, const struct scsi_task *task)
 	path->identified = true;
 	path->want_groups = grouped;
 	if (!grouped)
-		set_access(path, OPTIMIZED);
+		path_says(path, OPTIMIZED);
 }
 
-static void groups_answered(struct path *path, const struct scsi_task *task)
+/* The state of a group in the answer to REPORT TARGET PORT GROUPS; unavailable where it is not listed. */
+static enum access listed(const struct scsi_task *task, uint16_t group)
 {
 	const uint8_t *list = task->datain.data;
 
 	for (int at = 4; at + 8 <= task->datain.size; at += 8 + 4 * list[at + 7])
-		if ((list[at + 2] << 8 | list[at + 3]) == path->group) {
-			set_access(path, (enum access)(list[at] & 0xf));
-			return;
-		}
-	set_access(path, UNAVAILABLE);
+		if ((list[at + 2] << 8 | list[at + 3]) == group)
+			return (enum access)(list[at] & 0xf);
+	return UNAVAILABLE;
+}
+
+/* Each path is believed about itself, and about those that are silent: their daemons may stand still, or be gone. */
+static void groups_answered(struct path *path, const struct scsi_task *task)
+{
+	double now = now_s();
+
+	path_says(path, listed(task, path->group));
+	for (uint32_t p = 0; p < all.target.portals; p++) {
+		struct path *other = &all.session[p].path[path->unit];
+
+		if (other != path && other->access != UNKNOWN && now - other->heard > SILENT_S)
+			set_access(other, listed(task, other->group));
+	}
 }
 
 static void question_answered(struct path *path, enum question question, const struct scsi_task *task)
@@ -271,7 +290,7 @@ static void question_answered(struct path *path, enum question question, const s
 	/* Who could not answer about its groups is asked again soon; who does not know them, never. */
 	if (question == GROUPS && task->status == SCSI_STATUS_CHECK_CONDITION && task->sense.key == SCSI_SENSE_ILLEGAL_REQUEST &&
 	    task->sense.ascq != SCSI_SENSE_ASCQ_LOGICAL_UNIT_NOT_SUPPORTED) {
-		set_access(path, OPTIMIZED);
+		path_says(path, OPTIMIZED);
 		return;
 	}
 	path->want_groups = path->identified;
@@ -281,9 +300,9 @@ static void question_answered(struct path *path, enum question question, const s
 		return;
 	}
 	if (task->status == SCSI_STATUS_CHECK_CONDITION && access_of_sense(&task->sense, &access))
-		set_access(path, access);
+		path_says(path, access);
 	else if (task->status == SCSI_STATUS_CHECK_CONDITION)
-		set_access(path, UNAVAILABLE);
+		path_says(path, UNAVAILABLE);
 	path->ask_after = now_s() + (question == READY ? 0 : RETRY_S);
 }
 

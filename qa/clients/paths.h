@@ -2,8 +2,8 @@
  *
  * There is a session to each portal, and a path for each portal and unit. A command goes by the path whose target port group is in the best state: active/optimized
  * before active/non-optimized before standby before unavailable and offline; while the best one is in transition it waits. The states come from REPORT TARGET PORT
- * GROUPS, which is asked when a path is new, after 2A/06, 04/0A, 04/0B and 04/0C, and each second on a path that is idle (after TEST UNIT READY). A target without it
- * has equal paths.
+ * GROUPS, which is asked when a path is new, after 2A/06, 04/0A, 04/0B and 04/0C, and each second on a path that is idle (after TEST UNIT READY). A path that
+ * says nothing for two seconds has the state that the others tell. A target without port groups has equal paths.
  *
  * Nothing but a sense that says so is an error to the caller: a command is sent again, for ever, after a unit attention, BUSY, TASK SET FULL, TASK ABORTED, a port
  * group's state, or the loss of its session. In that last case it waits first, as with Linux' fast_io_fail_tmo: until the session is back, or for `replacement_s`. A

@@ -48,18 +48,10 @@ class Rounds:
         """
         run = f"{dice.getrandbits(32):08x}"
         writer = self.host.begin(self._words("write", *options, "--seed", dice.getrandbits(32), *self.limits))
-        self._mark(writer, f"{run}-begin", BEGIN_S)
-        moved = {}
-        for number in range(1, count + 1):
-            time.sleep(dice.uniform(*SETTLE_S))
-            name = f"{run}-{number}"
-            luns = disturbance.strike(lambda name=name: self._mark(writer, name))
-            self._await(f"round {number}: LUNs {luns} go on by another path", writer, lambda: set(luns) <= self._seen(name), disturbance.patience)
-            moved[name] = luns
-            self._mark(writer, f"{name}-healed")
-            disturbance.heal()
-        time.sleep(SETTLE_S[0])
-        writer.tell("end")
+        try:
+            moved = self._disturb(writer, run, disturbance, count, dice)
+        finally:
+            writer.tell("end")
         status, out, err = writer.result()
         wrote = report(out) if status in (FINE, FOUND, LOST) else None
         if status != FINE or any(wrote[kind] for kind in AMISS):
@@ -71,6 +63,21 @@ class Rounds:
             f"{', '.join(LOSSES)}"
         )
         return wrote
+
+    def _disturb(self, writer, run, disturbance, count, dice):
+        """The rounds; {mark: LUNs that went on by another path}."""
+        self._mark(writer, f"{run}-begin", BEGIN_S)
+        moved = {}
+        for number in range(1, count + 1):
+            time.sleep(dice.uniform(*SETTLE_S))
+            name = f"{run}-{number}"
+            luns = disturbance.strike(lambda name=name: self._mark(writer, name))
+            self._await(f"round {number}: LUNs {luns} go on by another path", writer, lambda: set(luns) <= self._seen(name), disturbance.patience)
+            moved[name] = luns
+            self._mark(writer, f"{name}-healed")
+            disturbance.heal()
+        time.sleep(SETTLE_S[0])
+        return moved
 
     def _say_times(self, wrote, moved):
         """What became of each disturbance; times are figures, not limits."""
@@ -102,7 +109,6 @@ class Rounds:
             if writer.ended():
                 raise Broken(f"{what}: the client ended with {writer.result()}")
             if time.monotonic() > end:
-                writer.tell("end")
                 raise Broken(f"{what}: not within {seconds} s")
             time.sleep(POLL_S)
 

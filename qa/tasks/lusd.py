@@ -158,7 +158,7 @@ def start_daemon(ctx, id_, wait=True):
     daemon = _daemon(ctx, id_)
     if daemon.running():
         raise RuntimeError(f"lus.{id_} runs already")
-    before = _in_map(ctx, id_).get("up_from", 0)
+    before = up_from(ctx, id_)
     daemon.restart()
     if wait:
         wait_until_up(ctx, id_, before)
@@ -215,6 +215,25 @@ def kill_daemon(ctx, id_):
     if not _ended(daemon, STOP_SECONDS):
         raise RuntimeError(f"lus.{id_} did not end on SIGKILL")
     _reap(daemon)
+
+
+def signal_daemon(ctx, id_, sig):
+    """
+    Send a signal that does not end a daemon
+
+    :raises: :class:`RuntimeError` if it had ended before
+    """
+    daemon = _daemon(ctx, id_)
+    if daemon.finished():
+        raise RuntimeError(f"lus.{id_} ended by itself, with status {_reap(daemon)}")
+    daemon.signal(sig)
+
+
+def up_from(ctx, id_):
+    """
+    The epoch of the map in which a daemon registered; 0 for one that never did
+    """
+    return _in_map(ctx, id_).get("up_from", 0)
 
 
 # Parts of the task

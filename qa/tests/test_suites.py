@@ -24,7 +24,7 @@ import cluster  # noqa: E402
 import install  # noqa: E402
 
 sys.modules["teuthology.task.install"] = install
-from tasks import ceph, lusd, workunit  # noqa: E402
+from tasks import ceph, lus_failover, lusd, workunit  # noqa: E402
 
 SUITES = QA / "suites"
 SEEDS = (1, 2, 3, 11, 2026)
@@ -133,6 +133,9 @@ class EveryJob(unittest.TestCase):
             self.assertTrue(lusd._roles(ctx, lusd._merged(ctx, inner)))
 
         self.each_task(check, "lusd")
+
+    def test_faults_are_what_the_task_takes(self):
+        self.each_task(lambda config, _name, inner: lus_failover._merged(context_of(config), inner), "lus_failover")
 
 
 class Daemons(unittest.TestCase):

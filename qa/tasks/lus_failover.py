@@ -1,0 +1,272 @@
+"""
+Disturb daemons under a host with several paths
+"""
+import json
+import logging
+import pathlib
+import random
+import signal
+import sys
+import time
+
+from tasks import lusd
+from teuthology import misc
+from teuthology.exceptions import ConfigError
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+import path_rounds  # noqa: E402
+import remote_client  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = {
+    "client": "client.0",
+    "fault": "kill",
+    "rounds": 3,
+    "disks": 6,
+    "writers": 4,
+    "seed": None,
+    "limits": {},
+}
+IQN = "iqn.2026-11.io.lus.qa:failover"
+IMAGE = "rbd/qa-failover-%d"
+SIZE_MIB = 16
+# What the client writes to of each: few enough blocks that they are rewritten often.
+BLOCKS = 2048
+CLIENT_SECONDS = 3600
+SERVED_SECONDS = 90
+POLL_SECONDS = 0.3
+# A stopped daemon stays so for as long, when its LUs have gone on elsewhere.
+STOPPED_SECONDS = 3
+
+
+def task(ctx, config):
+    """
+    Disturb the daemon that owns most LUs, again and again, while a host with a path to
+    every daemon writes to all of them: nothing may be lost, and no error may reach it.
+
+    The client (qa/clients/multipath.c, compiled on the client's machine) goes by the path
+    whose target port group is in the best state, as dm-multipath does, and logs what it
+    submitted and what was acknowledged. First it is proved that this can fail: losses of
+    each kind are planted past the log, and each must be found. Then it writes without a
+    break through all rounds, and every block is compared with the log.
+
+    For example::
+
+        tasks:
+        - install:
+        - ceph:
+        - lusd:
+        - lus_failover:
+            fault: stop
+            rounds: 20
+
+    Keys, all optional; `overrides: lus_failover:` is merged into them:
+
+        client: client.0        where the client runs
+        fault: kill             what befalls the daemon, each round:
+            restart             SIGTERM, a clean end, start
+            crash               SIGKILL, and a start at once
+            kill                SIGKILL; started when its LUs went on by other paths
+            stop                SIGSTOP; SIGCONT when they did
+            move                `lus lu move` of each of its LUs
+            drain               `lus daemon drain`; `lus daemon in` when they did
+        rounds: 3
+        disks: 6
+        writers: 4              of each disk
+        seed: a random number   of the moments and of what is written; it is logged
+        limits: {}              the client's limits: {noop: 1, noop-timeout: 2}
+
+    How long it takes until the first GOOD by another path, and the longest time without a
+    GOOD, are logged for each round. They are figures: none is too long, but that an LU
+    that does not go on at all fails the job.
+    """
+    config = _merged(ctx, config)
+    role = config["client"]
+    (remote,) = ctx.cluster.only(role).remotes
+    dice = random.Random(_seed(config))
+    images = [IMAGE % number for number in range(config["disks"])]
+    limits = [word for name, value in config["limits"].items() for word in ("--" + name, str(value))]
+    options = ["--blocks", BLOCKS]
+    where = [",".join(lusd.portal(ctx, id_) for id_ in lusd.daemon_ids(ctx)), IQN, ",".join(str(lun) for lun in range(len(images)))]
+    with remote_client.compiled(ctx, remote, role, "multipath") as folder, remote_client.disks(remote, IQN, images, SIZE_MIB):
+        host = remote_client.Host(remote, folder, "multipath", CLIENT_SECONDS)
+        fault = FAULTS[config["fault"]](ctx, remote, images)
+        with remote_client.kept(ctx, remote, role, folder, "multipath") as path:
+            rounds = path_rounds.Rounds(host, where, path, log.info, limits)
+            rounds.prove(*options)
+            rounds.run(fault, config["rounds"], dice, *options, "--writers", config["writers"])
+
+
+def _merged(ctx, config):
+    if config is None:
+        config = {}
+    if not isinstance(config, dict):
+        raise ConfigError("task lus_failover only supports a dictionary for configuration")
+    config = misc.deep_merge(dict(config), ctx.config.get("overrides", {}).get("lus_failover", {}))
+    unknown = sorted(set(config) - set(DEFAULTS))
+    if unknown:
+        raise ConfigError("task lus_failover does not know %s" % ", ".join(unknown))
+    config = dict(DEFAULTS, **config)
+    if config["fault"] not in FAULTS:
+        raise ConfigError("task lus_failover: the fault is one of %s, not %s" % (", ".join(FAULTS), config["fault"]))
+    return config
+
+
+def _seed(config):
+    seed = random.SystemRandom().getrandbits(32) if config["seed"] is None else int(config["seed"])
+    log.info("seed %d", seed)
+    return seed
+
+
+class Fault:
+    """
+    What befalls a daemon, as path_rounds takes it. The LUNs that must go on by another path are those of the daemon.
+    """
+
+    name = None
+    # Seconds until they do.
+    patience = 90
+
+    def __init__(self, ctx, remote, images):
+        if len(lusd.daemon_ids(ctx)) < 2:
+            raise ConfigError("task lus_failover: there is no other daemon")
+        self.ctx = ctx
+        self.remote = remote
+        self.images = images
+        self.victim = None
+
+    def owners(self):
+        """
+        Who serves which LUNs; an LU without an owner that serves is in no list
+        """
+        found = {id_: [] for id_ in lusd.daemon_ids(self.ctx)}
+        for unit in json.loads(remote_client.lus(self.remote, "lu", "ls", "-f", "json")):
+            if unit["name"] in self.images and unit["state"] == "serving":
+                found[unit["owner"]].append(self.images.index(unit["name"]))
+        return found
+
+    def strike(self, mark):
+        owners = self.served()
+        self.victim = max(owners, key=lambda id_: len(owners[id_]))
+        luns = owners[self.victim]
+        log.info("lus.%s, which has the LUNs %s, is %s", self.victim, luns, self.name)
+        self.before = lusd.up_from(self.ctx, self.victim)
+        mark()
+        self.befall(luns)
+        return luns if self.moves else []
+
+    def heal(self):
+        self.undo()
+        self.served()
+
+    def served(self):
+        """
+        Wait until every LU is
+        """
+        end = time.monotonic() + SERVED_SECONDS
+        while True:
+            owners = self.owners()
+            if sum(len(luns) for luns in owners.values()) == len(self.images):
+                return owners
+            if time.monotonic() > end:
+                raise path_rounds.Broken("not every LU is served within %d s: %s" % (SERVED_SECONDS, owners))
+            time.sleep(POLL_SECONDS)
+
+    # What each kind is.
+
+    # Whether its LUs go elsewhere.
+    moves = True
+
+    def befall(self, luns):
+        raise NotImplementedError
+
+    def undo(self):
+        pass
+
+
+class Restart(Fault):
+    """
+    A clean end and a start
+    """
+
+    name = "restarted"
+    moves = False
+
+    def befall(self, luns):
+        lusd.stop_daemon(self.ctx, self.victim)
+        lusd.start_daemon(self.ctx, self.victim)
+
+
+class Crash(Fault):
+    """
+    A crash after which something starts it at once
+    """
+
+    name = "killed and started"
+    moves = False
+
+    def befall(self, luns):
+        lusd.kill_daemon(self.ctx, self.victim)
+        lusd.start_daemon(self.ctx, self.victim)
+
+
+class Kill(Fault):
+    """
+    A crash
+    """
+
+    name = "killed"
+
+    def befall(self, luns):
+        lusd.kill_daemon(self.ctx, self.victim)
+
+    def undo(self):
+        lusd.start_daemon(self.ctx, self.victim)
+
+
+class Stop(Fault):
+    """
+    It stands still, and then goes on, with what it had in its hands
+    """
+
+    name = "stopped"
+
+    def befall(self, luns):
+        lusd.signal_daemon(self.ctx, self.victim, signal.SIGSTOP)
+
+    def undo(self):
+        time.sleep(STOPPED_SECONDS)
+        lusd.signal_daemon(self.ctx, self.victim, signal.SIGCONT)
+        # It finds that it was declared down, and registers anew.
+        lusd.wait_until_up(self.ctx, self.victim, self.before)
+
+
+class Move(Fault):
+    """
+    Its LUs are given to the others, in turn
+    """
+
+    name = "rid of its LUs"
+
+    def befall(self, luns):
+        others = [id_ for id_ in lusd.daemon_ids(self.ctx) if id_ != self.victim]
+        for lun in luns:
+            remote_client.lus(self.remote, "lu", "move", self.images[lun], others[lun % len(others)])
+
+
+class Drain(Fault):
+    """
+    It is put out, and later in
+    """
+
+    name = "drained"
+
+    def befall(self, luns):
+        remote_client.lus(self.remote, "daemon", "drain", self.victim)
+
+    def undo(self):
+        remote_client.lus(self.remote, "daemon", "in", self.victim)
+
+
+FAULTS = {"restart": Restart, "crash": Crash, "kill": Kill, "stop": Stop, "move": Move, "drain": Drain}
