@@ -274,7 +274,7 @@ fn a_foreign_holder_is_fenced_when_told_to() {
             Err(error) => break error,
             Ok(_) => assert!(Instant::now() < deadline, "the fenced client goes on"),
         }
-        std::thread::sleep(Duration::from_millis(50));
+        f.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     };
     assert!(failed.is_fenced(), "{failed}");
     assert!(step().starts_with("lus.a is to break the lock of client."), "{}", step());
