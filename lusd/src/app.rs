@@ -3,17 +3,22 @@
 //! ```text
 //!   connect ─ configuration of the monitors ─ map ─ may it fence? ─ bind portals ─ connect clients for images ─ register
 //!     ─ fence older starts ┐
-//!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─ SIGTERM ─ stop accepting ─ close sessions ─ release LUs ─ retire
+//!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─┬─ SIGTERM ─ hand LUs over ─ stop accepting ─ close sessions ─ release LUs ─ retire
+//!                                                 └─ declared down, fenced ─ reset sessions ─ run the program again (same process)
 //! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lus_map::LusMap;
+use lus_map::change::daemon;
 use lus_map_store::{AckWhen, MapWatch, RecordStore, WatchOptions};
 use lusd_ceph::{Cluster, ClusterOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Environment};
@@ -21,19 +26,26 @@ use crate::listener::{Bound, announced};
 use crate::lun::clients::{DataClient, DataClients};
 use crate::lun::fencer::Fencer;
 use crate::lun::owner::{PoolTurns, Shared};
+use crate::map::leader::{Driver, FenceAll};
 use crate::map::reconcile::Reconciler;
-use crate::map::register::{self, Registration};
+use crate::map::register::{self, Over, Registration};
 use crate::map::view::Own;
+use crate::net::connection::LOGOUT_WITHIN_S;
 use crate::net::shard::ShardHandle;
 use crate::observe::log::{Log, RENAME_CHECK};
 use crate::observe::service_map;
-use crate::process::{self, Detached};
+use crate::observe::watchdog::Watchdog;
+use crate::process::{self, Detached, EarlierLife};
 use crate::service::Service;
 
 /// How long the first look at all LUs may hold up the start; those that do not answer appear later.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long each RADOS client may take to end. An end that takes longer is as good as a crash: the next start fences it.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the resets of all sessions may take before the program runs itself again.
+const RESET_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two looks at how far connections are.
+const CONNECTIONS_POLL: Duration = Duration::from_millis(10);
 /// Exit code of a second SIGTERM, as a shell would show the signal.
 const EXIT_TERMINATED: i32 = 128 + 15;
 
@@ -45,13 +57,24 @@ struct Running {
     follow: Arc<MapWatch>,
     reconciler: Reconciler,
     shards: Arc<Vec<ShardHandle>>,
-    accepting: tokio::task::JoinHandle<()>,
+    accepting: JoinHandle<()>,
     stop_accepting: watch::Sender<bool>,
-    reporting: tokio::task::JoinHandle<()>,
+    reporting: JoinHandle<()>,
+    leading: JoinHandle<()>,
+    watchdog: JoinHandle<Arc<LusMap>>,
     registration: Registration,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// How the daemon's life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In order, because it was told to.
+    Stopped,
+    /// This start is over, and the next one is to begin in this process.
+    Again(EarlierLife),
+}
+
+/// Runs the daemon until SIGTERM or SIGINT, or until its start is over.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or from going on.
@@ -60,13 +83,15 @@ pub async fn run(
     environment: &Environment,
     log: Log,
     detached: Option<Detached>,
-) -> anyhow::Result<()> {
+    earlier: Option<EarlierLife>,
+) -> anyhow::Result<Ended> {
+    let begun = Instant::now();
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::spawn(keep_log(log));
     let drain_timeout = config.drain_timeout;
-    let running = tokio::select! {
-        running = start(config, environment) => running?,
+    let mut running = tokio::select! {
+        running = start_after(earlier, config, environment) => running?,
         _ = terminate.recv() => bail!("terminated while starting"),
         _ = interrupt.recv() => bail!("interrupted while starting"),
     };
@@ -75,10 +100,26 @@ pub async fn run(
     }
     process::notify_service_manager("READY=1");
     info!("ready");
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
-        why = running.cannot_go_on() => bail!("{why}"),
+    let over = tokio::select! {
+        _ = terminate.recv() => {
+            info!("SIGTERM: stopping");
+            None
+        }
+        _ = interrupt.recv() => {
+            info!("SIGINT: stopping");
+            None
+        }
+        over = running.is_over() => Some(over),
+    };
+    if let Some(over) = over {
+        let ended = running.give_up(over, earlier, begun.elapsed()).await?;
+        // A signal that came meanwhile would be forgotten by what comes next.
+        return tokio::select! {
+            biased;
+            _ = terminate.recv() => bail!("terminated while this start was over"),
+            _ = interrupt.recv() => bail!("interrupted while this start was over"),
+            () = std::future::ready(()) => Ok(ended),
+        };
     }
     process::notify_service_manager("STOPPING=1");
     tokio::spawn(async move {
@@ -89,10 +130,33 @@ pub async fn run(
         warn!("a second signal: ending at once; the next start fences what is left");
         std::process::exit(EXIT_TERMINATED);
     });
-    running.drain(drain_timeout).await
+    running.drain(drain_timeout).await.map(|()| Ended::Stopped)
 }
 
-async fn start(config: Config, environment: &Environment) -> anyhow::Result<Running> {
+/// Starts, after a pause if the process has an earlier life.
+async fn start_after(
+    earlier: Option<EarlierLife>,
+    config: Config,
+    environment: &Environment,
+) -> anyhow::Result<Running> {
+    if let Some(earlier) = earlier {
+        let pause = earlier.pause();
+        info!(
+            restarts = earlier.count,
+            after = earlier.up_from.0,
+            pause_s = pause.as_secs(),
+            "starting again"
+        );
+        tokio::time::sleep(pause).await;
+    }
+    start(config, environment, earlier).await
+}
+
+async fn start(
+    config: Config,
+    environment: &Environment,
+    earlier: Option<EarlierLife>,
+) -> anyhow::Result<Running> {
     let options = config.cluster_options();
     let control = Cluster::connect(options.clone())
         .await
@@ -100,6 +164,9 @@ async fn start(config: Config, environment: &Environment) -> anyhow::Result<Runn
     let config = with_central(config, &control, environment).await?;
     info!(fsid = control.fsid(), client = %control.address(), "connected");
     let (store, map) = register::open_map(&control, &config.pool).await?;
+    if let Some(earlier) = earlier {
+        register::still_the_newest(&map, &config.id, earlier.up_from)?;
+    }
     if !register::left_unfenced(&map, &config.id) {
         // Where there is something to fence, that is the trial.
         register::check_fencing(&control, &options, &config).await?;
@@ -126,6 +193,8 @@ async fn start(config: Config, environment: &Environment) -> anyhow::Result<Runn
         clients: Arc::new(DataClients::new(image_options, key, store.clone(), fencer.clone(), clients)),
         turns: PoolTurns::new(config.open_parallel),
         drain_timeout: config.drain_timeout,
+        maps: follow.maps(),
+        service: service.clone(),
     });
     let own =
         Own { id: config.id.clone(), group_tag: registration.group_tag, portals: config.portals.clone() };
@@ -150,11 +219,32 @@ async fn start(config: Config, environment: &Environment) -> anyhow::Result<Runn
     }
     let (stop_accepting, stop) = watch::channel(false);
     let accepting = tokio::spawn(listeners.run(service.clone(), shards.clone(), stop));
+    let (leads_sender, leads) = watch::channel(None);
+    let leading = Driver::new(
+        registration.key.clone(),
+        store.clone(),
+        follow.maps(),
+        fence_through(fencer.clone()),
+        leads_sender,
+    );
+    let leading = tokio::spawn(leading.run());
+    let watchdog = Watchdog {
+        me: registration.key.clone(),
+        pingers: shards.iter().map(ShardHandle::pinger).collect(),
+        control: control.clone(),
+        clients: shared.clients.clone(),
+        pool: config.pool.clone(),
+        store: store.clone(),
+        follow: follow.clone(),
+        service: service.clone(),
+    };
+    let watchdog = tokio::spawn(watchdog.run());
     let reporting = tokio::spawn(service_map::report(
         control.clone(),
         service.clone(),
         reconciler.epoch.clone(),
         reconciler.counts.clone(),
+        leads,
     ));
     Ok(Running {
         control,
@@ -166,7 +256,17 @@ async fn start(config: Config, environment: &Environment) -> anyhow::Result<Runn
         accepting,
         stop_accepting,
         reporting,
+        leading,
+        watchdog,
         registration,
+    })
+}
+
+/// The leader's way to fence.
+fn fence_through(fencer: Arc<Fencer>) -> FenceAll {
+    Arc::new(move |addrs| {
+        let fencer = fencer.clone();
+        Box::pin(async move { fencer.fence_all(addrs).await })
     })
 }
 
@@ -207,31 +307,104 @@ async fn connect_clients(options: &ClusterOptions, count: usize) -> anyhow::Resu
 }
 
 impl Running {
-    /// Resolves when this start must not go on, with the reason.
-    async fn cannot_go_on(&self) -> String {
+    /// Resolves when this start is over, with the reason.
+    async fn is_over(&mut self) -> Over {
         let mut maps = self.follow.maps();
         let mut health = self.follow.health();
         let key = &self.registration.key;
         loop {
-            if let Some(why) = register::superseded(&maps.borrow_and_update(), key) {
-                return why;
+            if let Some(over) = register::is_over(&maps.borrow_and_update(), key) {
+                return over;
             }
             let error = health.borrow_and_update().error.clone();
             if let Some(error) = error.filter(|error| error.is_fenced()) {
-                return format!("fenced: {error}");
+                return Over::Fenced(error.to_string());
             }
             let changed = tokio::select! {
                 changed = maps.changed() => changed,
                 changed = health.changed() => changed,
+                found = &mut self.watchdog => {
+                    let over = found.ok().and_then(|map| register::is_over(&map, key));
+                    return over.unwrap_or_else(|| Over::lost_sight(key));
+                }
             };
             if changed.is_err() {
-                return "nobody follows the map any more".to_owned();
+                return Over::lost_sight(key);
             }
+        }
+    }
+
+    /// This start is over: nothing of it may be answered any more. The process goes on as another start, unless there is one already.
+    async fn give_up(
+        self,
+        over: Over,
+        earlier: Option<EarlierLife>,
+        lived: Duration,
+    ) -> anyhow::Result<Ended> {
+        error!(reason = %over, "this start is over: sessions are reset");
+        // It would end the isolation.
+        self.watchdog.abort();
+        self.service.set_isolated(true);
+        let _ = self.stop_accepting.send(true);
+        let reset = async {
+            while self.service.sessions.sockets() > 0 {
+                tokio::time::sleep(CONNECTIONS_POLL).await;
+            }
+        };
+        if tokio::time::timeout(RESET_TIMEOUT, reset).await.is_err() {
+            warn!(connections = self.service.sessions.sockets(), "not all connections could be reset");
+        }
+        if let Over::Superseded { .. } = over {
+            return Err(over.into());
+        }
+        Ok(Ended::Again(EarlierLife::next(earlier, lived, self.registration.key.up_from)))
+    }
+
+    /// Hands every LU over to daemons that are up and in. False if there is none.
+    async fn hand_over_all(&self) -> anyhow::Result<bool> {
+        let key = &self.registration.key;
+        let map = loop {
+            let left =
+                self.shared.store.update(|map, origin| daemon::leave(map, origin, (&key.id, key.up_from)));
+            let left = left.await?;
+            if !left.changed() {
+                break left.map;
+            }
+            info!(epoch = left.map.epoch().0, "{}", left.said);
+        };
+        let others = map.daemons().any(|other| other.id != key.id && other.takes_units());
+        if !others || map.placements().any(|placement| placement.owner == key.id) {
+            return Ok(false);
+        }
+        let (mut epoch, mut counts) = (self.reconciler.epoch.clone(), self.reconciler.counts.clone());
+        epoch.wait_for(|epoch| *epoch >= map.epoch()).await?;
+        counts.wait_for(|counts| counts.serving + counts.waiting == 0).await?;
+        Ok(true)
+    }
+
+    /// LUs first, while hosts have other paths; then these are asked to leave.
+    async fn leave(&self, timeout: Duration) {
+        match tokio::time::timeout(timeout, self.hand_over_all()).await {
+            Ok(Ok(true)) => info!("every logical unit is handed over"),
+            Ok(Ok(false)) => return info!("there is no daemon to hand logical units over to"),
+            Ok(Err(error)) => return warn!(%error, "cannot hand logical units over"),
+            Err(_) => return warn!("not all logical units could be handed over in time"),
+        }
+        self.service.sessions.ask_for_logout();
+        let gone = async {
+            while self.service.sessions.sockets() > 0 {
+                tokio::time::sleep(CONNECTIONS_POLL).await;
+            }
+        };
+        let within = Duration::from_secs(u64::from(LOGOUT_WITHIN_S));
+        if tokio::time::timeout(within, gone).await.is_err() {
+            info!(connections = self.service.sessions.sockets(), "not all hosts have logged out");
         }
     }
 
     /// The end in order. What cannot be ended in time is left to the next start, which fences it.
     async fn drain(self, timeout: Duration) -> anyhow::Result<()> {
+        self.leave(timeout).await;
         let _ = self.stop_accepting.send(true);
         let _ = self.accepting.await;
         self.reporting.abort();
@@ -252,15 +425,20 @@ impl Running {
             bail!("stopped, but not in order: connections did not end within {} s", timeout.as_secs());
         }
         let store = self.shared.store.clone();
-        drop(self.follow);
+        self.watchdog.abort();
+        let _ = self.watchdog.await;
         let Some(shared) = Arc::into_inner(self.shared) else { bail!("an LU's task is still there") };
         let Some(clients) = Arc::into_inner(shared.clients) else {
             bail!("a client for images is still in use")
         };
-        drop((shared.control, shared.store, shared.records, shared.fencer));
+        drop((shared.control, shared.store, shared.records, shared.fencer, shared.maps));
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, clients.shutdown()).await.is_err() {
             bail!("stopped, but not in order: a client for images does not end");
         }
+        // To the last moment: without its watch it would be judged.
+        self.leading.abort();
+        let _ = self.leading.await;
+        drop(self.follow);
         register::retire(&store, &self.registration.key).await;
         drop(store);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.control.shutdown()).await.is_err() {

@@ -5,10 +5,11 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lusd::app;
+use lusd::app::{self, Ended};
 use lusd::config::{self, Config, ConfigError, Environment, cli};
+use lusd::map::register::Over;
 use lusd::observe::log;
-use lusd::process::{self, Detached, PidFile};
+use lusd::process::{self, Detached, EarlierLife, PidFile};
 use tracing::{error, info, warn};
 
 /// Threads of the control side; connections have their shards.
@@ -17,6 +18,8 @@ const CONTROL_THREADS: usize = 2;
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
 /// The exit code of what has no error number.
 const EXIT_OTHER: u8 = 1;
+/// A newer start of the same daemon took its place: whoever restarts daemons leaves this one alone.
+const EXIT_SUPERSEDED: u8 = 17;
 
 fn main() -> ExitCode {
     match prepare() {
@@ -57,7 +60,12 @@ fn prepare() -> Result<Start, ConfigError> {
 }
 
 fn start(config: Config, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let detached = Detached::enter()?;
+    let folder = std::env::current_dir().ok();
+    let earlier = EarlierLife::of_process();
+    let detached = match earlier {
+        Some(_) => (!config.run.foreground).then(Detached::again),
+        None => Detached::enter()?,
+    };
     if !config.run.foreground && detached.is_none() {
         return process::detach();
     }
@@ -74,7 +82,13 @@ fn start(config: Config, environment: &Environment) -> anyhow::Result<ExitCode> 
         .thread_name("lus-control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(app::run(config, environment, log, detached));
+    let ended = runtime.block_on(app::run(config, environment, log, detached, earlier));
+    if let Ok(Ended::Again(life)) = &ended {
+        warn!("runs itself again, in the same process");
+        let error = process::run_again(*life, folder.as_deref());
+        error!(%error, "cannot run itself again");
+        return Err(error.into());
+    }
     if let Err(error) = &ended {
         error!("{error:#}");
     }
@@ -85,11 +99,14 @@ fn start(config: Config, environment: &Environment) -> anyhow::Result<ExitCode> 
     } else {
         warn!("ended");
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    ended.map(|_| ExitCode::SUCCESS)
 }
 
 /// The error number that Ceph or the system gave, as Ceph's programs do.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(Over::Superseded { .. })) {
+        return EXIT_SUPERSEDED;
+    }
     let number = error.chain().find_map(|cause| {
         cause
             .downcast_ref::<lusd_ceph::Error>()

@@ -2,3 +2,4 @@
 
 pub mod log;
 pub mod service_map;
+pub mod watchdog;

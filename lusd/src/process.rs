@@ -7,14 +7,23 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lus_map::Epoch;
 use rustix::process::{Resource, Rlimit};
 
 /// Set for the second run. Its value is the process id of the first, so that an inherited one does not count.
 const DETACHED_ENV: &str = "LUSD_DETACHED_BY";
+/// Set when the program runs itself again in place: `PID COUNT UP_FROM`. The process id makes that an inherited one does not count.
+const RESTARTED_ENV: &str = "LUSD_RESTARTED";
+/// Longest pause before the daemon registers again after restarts that follow upon one another.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// After so long a life a restart does not count as one of a series.
+const SETTLED: Duration = Duration::from_secs(300);
 /// What the detached daemon writes when it is ready.
 const READY: &[u8] = b"ready\n";
 /// Open files that a daemon wants: a socket per connection, and what librados needs per OSD.
@@ -47,9 +56,78 @@ pub fn detach() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
+/// The life of the daemon before this one, in the same process. See doc/decisions/0008-restart-by-exec.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlierLife {
+    /// Restarts that followed upon one another; 1 for the first.
+    pub count: u32,
+    /// The start of the daemon that is over.
+    pub up_from: Epoch,
+}
+
+impl EarlierLife {
+    /// Out of the environment; `None` in a first life.
+    pub fn of_process() -> Option<Self> {
+        Self::parse(&std::env::var(RESTARTED_ENV).ok()?, std::process::id())
+    }
+
+    fn parse(text: &str, pid: u32) -> Option<Self> {
+        let mut words = text.split(' ');
+        let mut next = || words.next()?.parse::<u64>().ok();
+        let (of, count, up_from) = (next()?, next()?, next()?);
+        (of == u64::from(pid))
+            .then(|| Self { count: u32::try_from(count).unwrap_or(u32::MAX), up_from: Epoch(up_from) })
+    }
+
+    /// How long to wait before going on: a second, doubled with each restart of a series.
+    pub fn pause(&self) -> Duration {
+        let exponent = self.count.saturating_sub(1).min(u32::BITS - 1);
+        Duration::from_secs(1 << u64::from(exponent)).min(RESTART_PAUSE_MAX)
+    }
+
+    /// What is told to the next life, after a life of `lived` as the start `up_from`.
+    pub fn next(earlier: Option<Self>, lived: Duration, up_from: Epoch) -> Self {
+        let series = earlier.filter(|_| lived < SETTLED).map_or(0, |earlier| earlier.count);
+        Self { count: series.saturating_add(1), up_from }
+    }
+}
+
+/// Runs the program again in this process, with its own arguments, from the folder that it was started in. Every file but the standard
+/// ones is closed by that, and every thread is gone. Returns only if that fails.
+pub fn run_again(life: EarlierLife, folder: Option<&Path>) -> std::io::Error {
+    let program = match own_program() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(program);
+    let mut args = std::env::args_os();
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    command.args(args).env_remove(DETACHED_ENV);
+    command.env(RESTARTED_ENV, format!("{} {} {}", std::process::id(), life.count, life.up_from.0));
+    if let Some(folder) = folder.filter(|folder| folder.is_dir()) {
+        command.current_dir(folder);
+    }
+    command.exec()
+}
+
+/// The file of this program: the new one where an upgrade has put another in its place.
+fn own_program() -> std::io::Result<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    const SELF: &str = "/proc/self/exe";
+    let program = std::fs::read_link(SELF)?;
+    let replaced = program.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    let program = replaced.map_or(program.clone(), |path| std::ffi::OsStr::from_bytes(path).into());
+    Ok(if program.exists() { program } else { SELF.into() })
+}
+
 /// What a process that was started by [`detach`] owes to it.
 #[derive(Debug)]
-pub struct Detached(());
+pub struct Detached {
+    /// Somebody waits for the daemon to be ready.
+    awaited: bool,
+}
 
 impl Detached {
     /// In the second run: leaves the session of the first. `None` in a first run.
@@ -63,7 +141,12 @@ impl Detached {
             return Ok(None);
         }
         rustix::process::setsid().context("setsid")?;
-        Ok(Some(Self(())))
+        Ok(Some(Self { awaited: true }))
+    }
+
+    /// Of a daemon that was detached in an earlier life: nobody waits.
+    pub fn again() -> Self {
+        Self { awaited: false }
     }
 
     /// The daemon is ready: tells the first run, and lets go of terminal and working directory.
@@ -72,6 +155,9 @@ impl Detached {
     /// When /dev/null cannot be opened.
     pub fn ready(self) -> anyhow::Result<()> {
         std::env::set_current_dir("/").context("cannot change to /")?;
+        if !self.awaited {
+            return Ok(());
+        }
         let null =
             std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
         // Nobody may wait any more; that is not the daemon's trouble.
@@ -232,6 +318,28 @@ mod tests {
         drop(file);
         assert!(path.exists(), "it is another's now");
         assert!(PidFile::write(&path).is_ok(), "nobody holds it");
+    }
+
+    #[test]
+    fn restarts_that_follow_upon_one_another_wait_longer() {
+        let mut life = EarlierLife::next(None, Duration::from_secs(1), Epoch(7));
+        let mut pauses = vec![life.pause().as_secs()];
+        for _ in 0..6 {
+            life = EarlierLife::next(Some(life), Duration::from_secs(20), Epoch(8));
+            pauses.push(life.pause().as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        let settled = EarlierLife::next(Some(life), SETTLED, Epoch(9));
+        assert_eq!((settled.pause().as_secs(), settled.up_from), (1, Epoch(9)));
+        assert_eq!(EarlierLife { count: u32::MAX, up_from: Epoch(1) }.pause(), RESTART_PAUSE_MAX);
+    }
+
+    #[test]
+    fn only_the_same_process_has_an_earlier_life() {
+        assert_eq!(EarlierLife::parse("17 2 40", 17), Some(EarlierLife { count: 2, up_from: Epoch(40) }));
+        for (text, pid) in [("17 2 40", 18), ("17 2", 17), ("", 17), ("17 x 1", 17)] {
+            assert_eq!(EarlierLife::parse(text, pid), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What all connections of the daemon share: limits, data memory, the sessions, and the view of the map.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,6 +37,11 @@ impl Default for Limits {
     }
 }
 
+/// Completions that one shard has seen, on a cache line of its own.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Completions(AtomicU64);
+
 /// See the module's text.
 pub struct Service {
     /// Bounds.
@@ -49,6 +54,8 @@ pub struct Service {
     pub shards: usize,
     view: ArcSwap<View>,
     generation: AtomicU64,
+    isolated: AtomicBool,
+    completions: Box<[Completions]>,
 }
 
 impl Service {
@@ -61,6 +68,8 @@ impl Service {
             shards,
             view: ArcSwap::from_pointee(View::default()),
             generation: AtomicU64::new(0),
+            isolated: AtomicBool::new(false),
+            completions: (0..shards).map(|_| Completions::default()).collect(),
         })
     }
 
@@ -73,6 +82,32 @@ impl Service {
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
+    }
+
+    /// Whether nobody may be served: RADOS does not answer, or this start is over. Nothing is submitted, no login is granted, and
+    /// what is inside is not answered.
+    #[inline]
+    pub fn is_isolated(&self) -> bool {
+        self.isolated.load(SeqCst)
+    }
+
+    /// Begins or ends that; every connection that there is is reset when it begins.
+    pub fn set_isolated(&self, isolated: bool) {
+        self.isolated.store(isolated, SeqCst);
+        if isolated {
+            self.sessions.reset_all();
+        }
+    }
+
+    /// A shard has seen completions of RADOS.
+    #[inline]
+    pub fn note_completions(&self, shard: usize) {
+        self.completions[shard].0.fetch_add(1, Relaxed);
+    }
+
+    /// A number that changes whenever RADOS completes operations of initiators.
+    pub fn completions(&self) -> u64 {
+        self.completions.iter().map(|shard| shard.0.load(Relaxed)).fold(0, u64::wrapping_add)
     }
 
     /// Replaces the view and wakes every connection. Its generation is set here.

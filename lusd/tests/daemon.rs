@@ -3,12 +3,19 @@
 
 mod support;
 
+use lus_map::change::lu::move_to;
 use lus_map::{DaemonId, Epoch, LuState};
 use lusd_ceph::OpenMode;
 use rustix::process::Signal;
 use support::{Bench, ceph, served_by, until};
 
 const MON_CAPS: &str = "profile rbd, allow r";
+
+/// The option for a portal of its own.
+fn portal() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("--lus-portal={}", listener.local_addr().unwrap())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serves_and_lets_go_in_order() {
@@ -125,15 +132,112 @@ async fn an_older_start_gives_way() {
     let bench = Bench::new().await;
     bench.user("a", MON_CAPS);
     let lu = bench.image("x").await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut older = bench.start("a", &[&format!("--lus-portal=127.0.0.1:{port}")]);
+    let mut older = bench.start("a", &[&portal()]);
     older.until_log("serving").await;
     let mut newer = bench.start("a", &[]);
     newer.until_log("serving").await;
     let (status, log) = older.ended().await;
-    assert!(!status.success() && log.contains("is superseded"), "{log}");
+    assert!(status.code() == Some(17) && log.contains("is superseded"), "{log}");
     assert_eq!(bench.record(&lu).await.unwrap().lu_epoch, Epoch(2));
     newer.signal(Signal::TERM);
     assert!(newer.ended().await.0.success());
+    bench.remove(&["x"]).await;
+}
+
+/// Waits until the map says that `id` is up in a start later than `before`.
+async fn next_start(bench: &Bench, id: &DaemonId, before: Epoch) -> Epoch {
+    let found = || async {
+        let map = bench.store.latest().await.unwrap();
+        map.daemon(id)
+            .filter(|daemon| daemon.state.is_up() && daemon.up_from > before)
+            .map(|daemon| daemon.up_from)
+    };
+    for _ in 0..1000 {
+        if let Some(up_from) = found().await {
+            return up_from;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("no later start of lus.{id}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_owner_is_taken_from_and_comes_back_as_a_new_start_of_the_same_process() {
+    let bench = Bench::new().await;
+    let lu = bench.image("x").await;
+    let ids: Vec<DaemonId> = ["a", "b"].map(|id| bench.daemon(id).parse().unwrap()).to_vec();
+    let mut daemons = Vec::new();
+    for id in ["a", "b"] {
+        bench.user(id, MON_CAPS);
+        let mut daemon = bench.start(id, &[&portal()]);
+        daemon.until_log("ready").await;
+        daemons.push(daemon);
+    }
+    let record = bench.until(&lu, "served", |record| served_by(record).is_some()).await;
+    let old = record.state.holder().unwrap().clone();
+    let owner = ids.iter().position(|id| *id == old.daemon).unwrap();
+    // Who takes over must lead, or come to lead, first.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    daemons[owner].signal(Signal::STOP);
+    let taken = bench
+        .until(&lu, "taken over", |record| {
+            record.state.holder().is_some_and(|holder| holder.daemon != old.daemon)
+        })
+        .await;
+    assert!(taken.lu_epoch > record.lu_epoch);
+    bench.until_locked("x", served_by(&taken).as_deref()).await;
+    assert!(ceph(&["osd", "blocklist", "ls"]).contains(old.addr.as_str()), "fenced first");
+    daemons[owner].signal(Signal::CONT);
+    daemons[owner].until_log("runs itself again").await;
+    next_start(&bench, &ids[owner], old.up_from).await;
+    daemons[owner].until_logs("lusd::app: ready", 2).await;
+    for daemon in &daemons {
+        daemon.signal(Signal::TERM);
+    }
+    for daemon in daemons {
+        let (status, log) = daemon.ended().await;
+        assert!(status.success(), "{log}");
+    }
+    bench.remove(&["x"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_and_an_orderly_end_fence_nobody() {
+    let bench = Bench::new().await;
+    let lu = bench.image("x").await;
+    let ids: Vec<DaemonId> = ["a", "b"].map(|id| bench.daemon(id).parse().unwrap()).to_vec();
+    let mut daemons = Vec::new();
+    for id in ["a", "b"] {
+        bench.user(id, MON_CAPS);
+        let mut daemon = bench.start(id, &[&portal()]);
+        daemon.until_log("ready").await;
+        daemons.push(daemon);
+    }
+    let holder = |record: &lus_map::LuRecord| record.state.holder().map(|holder| holder.daemon.clone());
+    let record = bench.until(&lu, "served", |record| served_by(record).is_some()).await;
+    let from = ids.iter().position(|id| Some(id) == holder(&record).as_ref()).unwrap();
+    let to = 1 - from;
+    bench
+        .store
+        .update(|map, origin| move_to(map, origin, &map.lu(&lu).unwrap().name(), &ids[to]))
+        .await
+        .unwrap();
+    let moved = bench.until(&lu, "moved", |record| holder(record).as_ref() == Some(&ids[to])).await;
+    assert_eq!(moved.lu_epoch.0, record.lu_epoch.0 + 1);
+    daemons[from].until_log("moved to=").await;
+    bench.until_locked("x", served_by(&moved).as_deref()).await;
+    // The new owner ends: it hands the LU back.
+    let ending = daemons.remove(to);
+    ending.signal(Signal::TERM);
+    let (status, log) = ending.ended().await;
+    assert!(status.success() && log.contains("every logical unit is handed over"), "{log}");
+    let back = bench.until(&lu, "back", |record| holder(record).as_ref() == Some(&ids[from])).await;
+    bench.until_locked("x", served_by(&back).as_deref()).await;
+    let clients = [&record, &moved, &back].map(|record| served_by(record).unwrap());
+    let listed = ceph(&["osd", "blocklist", "ls"]);
+    assert!(clients.iter().all(|client| !listed.contains(client.as_str())), "{listed}");
+    let last = daemons.remove(0);
+    last.signal(Signal::TERM);
+    assert!(last.ended().await.0.success());
     bench.remove(&["x"]).await;
 }

@@ -96,6 +96,11 @@ impl DataClients {
         self.slot(lu).current.subscribe()
     }
 
+    /// All of them, as they are now.
+    pub fn current(&self) -> Vec<DataClient> {
+        self.slots.iter().map(|slot| slot.current.borrow().clone()).collect()
+    }
+
     /// Gives up the client `dead` of `lu`: connects another one, puts it on record, and fences the old one, of which nothing can take
     /// effect any more then. Does nothing when that has happened already.
     ///

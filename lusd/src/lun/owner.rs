@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!              ┌────────────────────── not placed here ◄───────────────┐
-//!   look ──► idle ──placed──► attempt ──► serving ──unplaced, drain──► release (gate drained, record Released, lock released)
+//!   look ──► idle ──placed──► attempt ──► serving ──placed elsewhere──► hand over (see `handover`)
+//!                               │ ▲          ├─ removed, daemon ends ─► release (gate drained, record Released, lock released)
 //!                               │ ▲          │
 //!                 obstacle, ────┘ │          └─ lost (fenced, lock gone, outcome unknown) ─► record Lost, client replaced ─┐
 //!                 error: later    └────────────────────────────────────────────────────────────────────────────────────────┘
@@ -16,7 +17,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lus_map::{Backend as MapBackend, ClientAddr, Holder, ImageSpec, InstanceKey, Lu, LuId};
+use lus_map::{
+    Backend as MapBackend, ClientAddr, DaemonId, Holder, ImageSpec, InstanceKey, Lu, LuId, LusMap,
+};
 use lus_map_store::{MapStore, RecordStore};
 use lusd_ceph::{Cluster, Image, ImageUpdates, OpenMode};
 use lusd_scsi::AccessState;
@@ -31,10 +34,13 @@ use super::fencer::Fencer;
 use super::gate::LuEpoch;
 use super::ram::RamStore;
 use super::unit::Unit;
+use crate::service::Service;
 
 mod attempt;
+mod handover;
 
-use attempt::{Held, Trouble};
+use attempt::{Held, Trouble, Waiting};
+use handover::Over;
 
 /// How long the first look at an image may take before its LU is shown without a size.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,6 +77,10 @@ pub struct Shared {
     pub turns: PoolTurns,
     /// How long a gate may take to drain in order.
     pub drain_timeout: Duration,
+    /// The map as it is followed.
+    pub maps: watch::Receiver<Arc<LusMap>>,
+    /// What connections share: those with commands that waited at a gate are woken.
+    pub service: Arc<Service>,
 }
 
 /// Turns at opening and closing, for each pool its own: a pool that hangs does not hold up another.
@@ -110,6 +120,8 @@ pub struct Wanted {
     pub lu: Arc<Lu>,
     /// It is placed on this daemon.
     pub here: bool,
+    /// The daemon that it is placed on, if it is another one.
+    pub elsewhere: Option<DaemonId>,
     /// It is gone from the map, or the daemon stops: release it and end.
     pub gone: bool,
 }
@@ -143,7 +155,15 @@ impl Owner {
         let span = info_span!("lu", lu = %wanted.lu.name());
         let (state_sender, state) = watch::channel(if wanted.here { State::Opening } else { State::Idle });
         let (wanted, wanted_receiver) = watch::channel(wanted);
-        let task = Task { shared, wanted: wanted_receiver, made, state: state_sender, dead: None };
+        let task = Task {
+            shared,
+            wanted: wanted_receiver,
+            made,
+            state: state_sender,
+            dead: None,
+            waiting: None,
+            claimed: false,
+        };
         Self { wanted, state, task: tokio::spawn(task.run().instrument(span)) }
     }
 
@@ -179,6 +199,10 @@ struct Task {
     state: watch::Sender<State>,
     /// A client under which this LU was held and not released: never used for it again.
     dead: Option<ClientAddr>,
+    /// The holder that is to let go.
+    waiting: Waiting,
+    /// The record may name us although the LU is not served: so an attempt ended.
+    claimed: bool,
 }
 
 impl Task {
@@ -191,16 +215,20 @@ impl Task {
         let mut pause = RETRY_MIN;
         loop {
             let wanted = self.current();
+            if wanted.gone || !wanted.here {
+                self.disclaim(&wanted.lu, &client).await;
+            }
             if wanted.gone {
                 return;
             }
             if !wanted.here {
+                self.waiting = None;
                 self.set(State::Idle);
                 unit.scsi.set_access(AccessState::Standby);
                 unit = self.idle(unit).await;
                 continue;
             }
-            if *self.state.borrow() == State::Idle {
+            if matches!(*self.state.borrow(), State::Idle | State::Serving(_)) {
                 self.set(State::Opening);
                 unit.scsi.set_access(AccessState::Transitioning);
             }
@@ -338,12 +366,8 @@ impl Task {
             self.shared.clients.replace(&lu.id, &client.addr).await?;
             return Err(Trouble::ClientReplaced);
         }
-        let attempt = attempt::run(&self.shared, lu, client);
-        let held = tokio::select! {
-            held = attempt => held,
-            // What was opened is closed in the background, and its lock goes with it.
-            _ = until_not_wanted(&mut self.wanted) => Err(Trouble::NotPlaced),
-        };
+        let held = attempt::run(&self.shared, lu, client, &mut self.wanted, &mut self.waiting).await;
+        self.claimed = held.is_err();
         if let Err(trouble) = &held
             && trouble.is_of_client()
         {
@@ -353,12 +377,31 @@ impl Task {
         held
     }
 
+    /// Gives up what an attempt has claimed in the record: nothing was served under it.
+    async fn disclaim(&mut self, lu: &Lu, client: &watch::Receiver<DataClient>) {
+        if !std::mem::take(&mut self.claimed) {
+            return;
+        }
+        let me = holder(&self.shared.me, &client.borrow());
+        let claim = match self.shared.records.read(&lu.id).await {
+            Ok(record) => record.filter(|record| record.state.holder() == Some(&me)),
+            Err(error) => return warn!(%error, "cannot see whether the record names us"),
+        };
+        if claim.is_none() {
+            return;
+        }
+        match self.shared.records.transition(&lu.id, |record| record.release(&me)).await {
+            Ok(_) => info!("not wanted here any more: released unserved"),
+            Err(error) => warn!(%error, "cannot note the release; whoever takes it over fences us"),
+        }
+    }
+
     /// Serves until the LU is lost, or is to be let go.
     async fn serve(
         &mut self,
         unit: &Arc<Unit>,
         lu: &Lu,
-        held: Held,
+        mut held: Held,
         client: &mut watch::Receiver<DataClient>,
     ) {
         let epoch = LuEpoch(held.record.lu_epoch.0);
@@ -370,9 +413,19 @@ impl Task {
         unit.serve(epoch, backend);
         self.set(State::Serving(epoch));
         info!(epoch = epoch.0, size = unit.scsi.capacity_bytes(), "serving");
-        match self.watch_over(unit, &held, epoch, client).await {
-            End::LetGo => self.release(unit, held, epoch).await,
-            End::Lost => self.lost(unit, held, epoch).await,
+        loop {
+            if let End::Lost = self.watch_over(unit, &held, epoch, client).await {
+                return self.lost(unit, held, epoch).await;
+            }
+            let wanted = self.current();
+            let Some(to) = wanted.elsewhere.filter(|_| !wanted.gone) else {
+                return self.release(unit, held, epoch).await;
+            };
+            match self.hand_over(unit, &mut held, epoch, &to).await {
+                Over::Gone => return,
+                Over::Stays => {}
+                Over::Lost => return self.lost(unit, held, epoch).await,
+            }
         }
     }
 
@@ -533,6 +586,11 @@ async fn updated(updates: &mut Option<ImageUpdates>) -> u64 {
 async fn until_not_wanted(wanted: &mut watch::Receiver<Wanted>) {
     // An error is the reconciler's end: as good as not wanted.
     let _ = wanted.wait_for(|wanted| wanted.gone || !wanted.here).await;
+}
+
+fn is_unwanted(wanted: &watch::Receiver<Wanted>) -> bool {
+    let now = wanted.borrow();
+    now.gone || !now.here || wanted.has_changed().is_err()
 }
 
 async fn close(image: Image) {

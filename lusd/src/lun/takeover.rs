@@ -2,15 +2,17 @@
 //! adds to what is known; a crash after any step leaves a state from which the next start goes on.
 //!
 //! ```text
-//!   read record ─► fence the recorded holder ─► see that OSD map ─► raise the LU epoch in the record ─► open ─► list lockers
-//!                                                                                                              │
-//!      serve ◄── check ownership ◄── acquire ◄── break (only clients that are fenced for good) ◄───────────────┘
+//!                 ┌─ its holder lives: open ─► await its release ─┐
+//!   read record ──┤                                               ├─► raise the LU epoch in the record ─► open ─► list lockers
+//!                 └─ it does not: fence it ─► see that OSD map ───┘                                                 │
+//!      serve ◄── check ownership ◄── acquire ◄── break (only clients that are fenced for good) ◄────────────────────┘
 //! ```
 //!
 //! Invariants (checked by the tests over every crash point):
 //! * The record names us, under an epoch that nobody had, before the lock is broken or acquired.
-//! * The client that the record named before is on the blocklist, and our client for images has seen that OSD map, before the
-//!   record names us. Ours is never fenced by us.
+//! * The client that the record named before has released the LU, or is on the blocklist and our client for images has seen that
+//!   OSD map, before the record names us. Ours is never fenced by us.
+//! * A holder that lives is given the time to let go, see [`lus_map::record::handover`]; the image is open by then, without its lock.
 //! * A lock is broken only if its holder's client is fenced for good; who is not of LUS is left alone.
 //! * Nothing is served unless the lock was acquired under this record and librbd confirms that we own it.
 
@@ -45,6 +47,8 @@ pub enum Standing {
     FencedForGood,
     /// On record as a client of a daemon's start that is over: ours to fence.
     Abandoned,
+    /// A client of another daemon that is up: it has released the LU, and gives the lock up in a moment.
+    Leaving,
     /// Anyone else: left alone.
     Foreign,
 }
@@ -56,6 +60,8 @@ pub struct Facts {
     pub me: Holder,
     /// The record as last read or written; the inner `None`: there is none.
     pub record: Option<Option<LuRecord>>,
+    /// Whether the recorded holder lives and has to be waited for.
+    pub holder_lives: Option<bool>,
     /// The recorded client is on the blocklist, as of this OSD epoch.
     pub fenced: Option<Fenced>,
     /// Our client for images has the newest OSD map since the last fence.
@@ -68,6 +74,8 @@ pub struct Facts {
     pub lockers: Option<Vec<LockHolder>>,
     /// What is known of the first of `lockers`.
     pub standing: Option<Standing>,
+    /// A locker that was [`Leaving`](Standing::Leaving) had its time.
+    pub unlock_overdue: bool,
     /// `rbd_lock_acquire` returned 0.
     pub acquired: bool,
     /// librbd asked the OSD: we own the lock.
@@ -81,6 +89,10 @@ pub enum Step {
     ReadRecord,
     /// Write the first record.
     CreateRecord,
+    /// Find out whether the recorded holder lives.
+    AskMap,
+    /// Wait until the holder lets go, dies, or had its time.
+    AwaitRelease,
     /// Blocklist this client.
     Fence(ClientAddr),
     /// Wait for the newest OSD map in the client for images.
@@ -93,6 +105,8 @@ pub enum Step {
     ListLockers,
     /// Find out whether this client is fenced for good.
     LookUp(ClientAddr),
+    /// Wait until this lock is gone, or its holder had its time.
+    AwaitUnlock(LockHolder),
     /// Break this lock.
     Break(LockHolder),
     /// `rbd_lock_acquire`.
@@ -132,18 +146,27 @@ impl Obstacle {
     }
 }
 
+impl Step {
+    /// Whether it may be left in the middle when the map wants something else: nothing has begun that others would have to know of.
+    pub fn may_be_left(&self) -> bool {
+        !matches!(self, Self::Write(_) | Self::Acquire | Self::Confirm | Self::Serve)
+    }
+}
+
 impl Facts {
     /// Nothing but who we are.
     pub fn new(me: Holder, has_image: bool) -> Self {
         Self {
             me,
             record: None,
+            holder_lives: None,
             fenced: None,
             osdmap_seen: false,
             has_image,
             image: None,
             lockers: None,
             standing: None,
+            unlock_overdue: false,
             acquired: false,
             confirmed: false,
         }
@@ -152,6 +175,11 @@ impl Facts {
     /// The record names us, through the very client that we use.
     fn is_ours(&self, record: &LuRecord) -> bool {
         matches!(&record.state, LuState::Serving { holder } if *holder == self.me)
+    }
+
+    /// The record names us, and nothing was served under it yet: whoever gives up now has to say so.
+    pub fn has_claim(&self) -> bool {
+        self.record.as_ref().and_then(Option::as_ref).is_some_and(|record| self.is_ours(record))
     }
 
     /// See the module's text.
@@ -189,17 +217,28 @@ impl Facts {
             Some(holder) if holder.addr == self.me.addr => {
                 record.take_over(&self.me, &no_fence(&holder.addr))
             }
-            Some(holder) => match &self.fenced {
-                Some(fenced) if fenced.addr == holder.addr && self.osdmap_seen => {
+            Some(holder) => match (&self.fenced, self.holder_lives) {
+                (Some(fenced), _) if fenced.addr == holder.addr && self.osdmap_seen => {
                     record.take_over(&self.me, fenced)
                 }
-                Some(fenced) if fenced.addr == holder.addr => return Step::SeeOsdMap,
-                _ => return Step::Fence(holder.addr.clone()),
+                (Some(fenced), _) if fenced.addr == holder.addr => return Step::SeeOsdMap,
+                (_, None) => return Step::AskMap,
+                (_, Some(true)) => return self.prepare(),
+                (_, Some(false)) => return Step::Fence(holder.addr.clone()),
             },
         };
         match next {
             Ok(next) => Step::Write(next),
             Err(error) => Step::Wait(Obstacle::Record(error)),
+        }
+    }
+
+    /// All that can be done before the holder lets go.
+    fn prepare(&self) -> Step {
+        match &self.image {
+            None if self.has_image => Step::Open,
+            Some(image) => image.obstacle().map_or(Step::AwaitRelease, Step::Wait),
+            None => Step::AwaitRelease,
         }
     }
 
@@ -217,8 +256,16 @@ impl Facts {
             Some(Standing::FencedForGood) if self.osdmap_seen => Step::Break(locker.clone()),
             Some(Standing::FencedForGood) => Step::SeeOsdMap,
             Some(Standing::Abandoned) => Step::Fence(addr.clone()),
+            Some(Standing::Leaving) if self.unlock_overdue => Step::Fence(addr.clone()),
+            Some(Standing::Leaving) => Step::AwaitUnlock(locker.clone()),
             Some(Standing::Foreign) => Step::Wait(Obstacle::ForeignHolder(locker.clone())),
         }
+    }
+
+    /// The record was read, or is known by what became of a write.
+    pub fn note_record(&mut self, record: Option<LuRecord>) {
+        self.record = Some(record);
+        self.holder_lives = None;
     }
 
     /// A client was fenced, or found to be fenced: the OSD map is to be seen again.
@@ -233,10 +280,11 @@ impl Facts {
         self.osdmap_seen = false;
     }
 
-    /// A lock was broken: who is next?
+    /// A lock was broken, or is gone: who is next?
     pub fn note_broken(&mut self) {
         self.lockers = None;
         self.standing = None;
+        self.unlock_overdue = false;
     }
 }
 

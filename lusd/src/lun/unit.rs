@@ -60,6 +60,11 @@ impl Unit {
         self.backend.swap(None)
     }
 
+    /// Takes the backend away while the gate is held: nothing is inside, and nothing enters before it is shut.
+    pub fn retire_backend(&self) -> Option<Arc<Backend>> {
+        self.backend.swap(None)
+    }
+
     /// The LU was lost under `epoch`: nothing that is inside is answered any more. Idempotent, from any thread.
     pub fn lost(&self, epoch: LuEpoch, unknown: bool) {
         if self.gate.epoch() != epoch {

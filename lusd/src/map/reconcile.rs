@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lus_map::{Epoch, Iqn, Lu, LuId, LusMap, MapDiff};
+use lus_map::{DaemonId, Epoch, Iqn, Lu, LuId, LusMap, MapDiff};
 use lus_map_store::MapWatch;
 use lusd_scsi::PortGroup;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,8 +20,8 @@ use crate::service::Service;
 
 /// Units made and not shown yet; their tasks wait beyond it.
 const MADE_QUEUE: usize = 1024;
-/// How often the owners are counted for `ceph service status`.
-const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the owners are counted, for `ceph service status` and for the end of a daemon that hands its LUs over.
+const COUNT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the rest of the daemon holds of the reconciler.
 pub struct Reconciler {
@@ -160,6 +160,7 @@ impl Following {
         }
         let epoch = map.epoch();
         self.map = Some(map);
+        self.count();
         self.epoch.send_replace(epoch);
         follow.applied(epoch);
     }
@@ -177,7 +178,8 @@ impl Following {
         }
         for (id, lu) in &diff.lus.added {
             let lu: Arc<Lu> = Arc::new((***lu).clone());
-            let wanted = Wanted { lu, here: self.is_here(map, id), gone: false };
+            let (here, elsewhere) = self.place(map, id);
+            let wanted = Wanted { lu, here, elsewhere, gone: false };
             self.owners.insert(*id, Owner::start(self.shared.clone(), wanted, self.made.clone()));
         }
         for (id, _, lu) in &diff.lus.changed {
@@ -188,9 +190,9 @@ impl Following {
             }
         }
         for id in diff.placements.keys() {
-            let here = self.is_here(map, id);
+            let (here, elsewhere) = self.place(map, id);
             if let Some(owner) = self.owners.get(id) {
-                owner.want(|wanted| wanted.here = here);
+                owner.want(|wanted| (wanted.here, wanted.elsewhere) = (here, elsewhere));
             }
         }
     }
@@ -212,8 +214,12 @@ impl Following {
         }
     }
 
-    fn is_here(&self, map: &LusMap, id: &LuId) -> bool {
-        map.placement(id).is_some_and(|placement| placement.owner == self.own.id)
+    /// Whether an LU is placed here, or else where.
+    fn place(&self, map: &LusMap, id: &LuId) -> (bool, Option<DaemonId>) {
+        match map.placement(id).map(|placement| &placement.owner) {
+            Some(owner) if *owner == self.own.id => (true, None),
+            owner => (false, owner.cloned()),
+        }
     }
 
     /// Names and protection of an LU that exists already.

@@ -164,18 +164,56 @@ pub async fn retire(store: &MapStore, key: &InstanceKey) {
     }
 }
 
-/// Why this start has to end at once.
-pub fn superseded(map: &LusMap, key: &InstanceKey) -> Option<String> {
-    match map.instance(&key.id, key.up_from) {
-        Some(instance) if instance.state.is_up() => None,
-        Some(_) => Some(format!("lus.{} up_from {} was declared down", key.id, key.up_from)),
-        None => {
-            let newest: Option<Epoch> = map.daemon(&key.id).map(|newest| newest.up_from);
-            let newest = newest.map_or_else(
-                || "none is there".to_owned(),
-                |newest| format!("the newest is up_from {newest}"),
-            );
-            Some(format!("lus.{} up_from {} is superseded: {newest}", key.id, key.up_from))
-        }
+/// Why this start is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Over {
+    /// It was declared down, or forgotten.
+    #[error("lus.{} up_from {} {how}", .key.id, .key.up_from)]
+    Down {
+        /// This start.
+        key: InstanceKey,
+        /// `was declared down`.
+        how: &'static str,
+    },
+    /// A newer start of the same daemon took its place: there may be one only.
+    #[error("lus.{} up_from {} is superseded: the newest is up_from {newest}", .key.id, .key.up_from)]
+    Superseded {
+        /// This start.
+        key: InstanceKey,
+        /// The newer one.
+        newest: Epoch,
+    },
+    /// Its client for map and records is on the blocklist.
+    #[error("fenced: {0}")]
+    Fenced(String),
+}
+
+impl Over {
+    /// Nobody follows the map any more.
+    pub fn lost_sight(key: &InstanceKey) -> Self {
+        Self::Down { key: key.clone(), how: "does not see the map any more" }
     }
+}
+
+/// Whether no start of `id` came after `up_from`: a daemon that starts again in place must not take the place of one that was started
+/// elsewhere meanwhile.
+///
+/// # Errors
+/// [`Over::Superseded`].
+pub fn still_the_newest(map: &LusMap, id: &DaemonId, up_from: Epoch) -> Result<(), Over> {
+    match map.daemon(id).map(|newest| newest.up_from).filter(|newest| *newest > up_from) {
+        Some(newest) => Err(Over::Superseded { key: InstanceKey { id: id.clone(), up_from }, newest }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a start is over, and why.
+pub fn is_over(map: &LusMap, key: &InstanceKey) -> Option<Over> {
+    let how = match map.instance(&key.id, key.up_from) {
+        Some(instance) if instance.state.is_up() => return None,
+        Some(_) => "was declared down",
+        None => "is not in the map any more",
+    };
+    let newer = still_the_newest(map, &key.id, key.up_from).err();
+    Some(newer.unwrap_or(Over::Down { key: key.clone(), how }))
 }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use lusd_iscsi::{
-    CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, SendTargetsRequest, SessionType, TargetRecord,
+    AsyncEvent, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, SendTargetsRequest, SessionType,
+    TargetRecord,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +44,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a peer may take to close its side after ours.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a host that is asked to log out may take, seconds.
+pub const LOGOUT_WITHIN_S: u16 = 2;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +117,10 @@ struct Connection {
     nexus: Option<Nexus>,
     /// When output was last seen to move, while there is some.
     output_since: Option<Instant>,
+    /// The host was asked to log out.
+    logout_asked: bool,
+    /// Stalls of the shard before this connection.
+    stalls: u64,
 }
 
 impl Connection {
@@ -131,6 +139,8 @@ impl Connection {
             session: None,
             nexus: None,
             output_since: None,
+            logout_asked: false,
+            stalls: shard.note_running(Instant::now()),
             notify,
             handle,
             stream,
@@ -167,11 +177,17 @@ impl Connection {
 
     /// Handles everything that is there now: outcomes, input, output.
     async fn round(&mut self) -> Result<(), End> {
+        if self.shard.note_running(Instant::now()) != self.stalls {
+            return Err(End::Reset("the daemon stood still: what is in it may be given up by now"));
+        }
         match self.handle.stop() {
             Stop::No => {}
+            Stop::Logout => self.ask_for_logout(),
             Stop::Close => return Err(End::Asked),
             Stop::Reset => {
-                return Err(End::Reset("a newer login took the session's place, or its LU was lost"));
+                return Err(End::Reset(
+                    "a newer login took the session's place, or nobody may be served now",
+                ));
             }
         }
         if let Some(session) = &mut self.session {
@@ -198,6 +214,14 @@ impl Connection {
             if !held_up || self.proto.is_output_full() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Once, and only in a session: before its login has ended there is nothing to log out of.
+    fn ask_for_logout(&mut self) {
+        if self.session.is_some() && !self.logout_asked {
+            self.logout_asked = true;
+            self.proto.send_async(AsyncEvent::LogoutRequest { within_s: LOGOUT_WITHIN_S });
         }
     }
 
@@ -324,7 +348,12 @@ impl Connection {
             name.make_ascii_lowercase();
         }
         let view = self.shard.service.view();
-        match decide(&view, &request) {
+        let decision = if self.shard.service.is_isolated() {
+            Err(LoginStatus::ServiceUnavailable)
+        } else {
+            decide(&view, &request)
+        };
+        match decision {
             Ok(()) => {
                 let tsih = self.shard.service.sessions.next_tsih();
                 self.nexus = Some(Nexus {
@@ -433,6 +462,7 @@ impl Connection {
             self.close_in_order().await;
         }
         drop(self.stream);
+        self.shard.service.sessions.hung_up();
         if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
             self.shard.service.sessions.linger(&self.handle, nexus);
         }

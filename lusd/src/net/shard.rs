@@ -13,14 +13,15 @@ use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers, QueueWaiter};
 use lusd_iscsi::TaskTag;
 use slab::Slab;
-use tokio::sync::{Notify, mpsc};
-use tracing::{debug, error};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::{debug, error, warn};
 
 use super::connection;
 use super::memory::Charge;
@@ -33,9 +34,16 @@ use crate::service::Service;
 /// Connections that wait to be taken over by one shard; beyond it the accept loop waits.
 const ACCEPT_QUEUE: usize = 256;
 
+/// A shard that did not run for longer than this does not go on with the connections that it has: their initiators may have given up
+/// what is in them. Below the shortest time after which initiators do (5 s).
+pub const STALL_BOUND: Duration = Duration::from_secs(3);
+/// How often an idle shard notes that it runs.
+const CLOCK_TICK: Duration = Duration::from_millis(500);
+
 /// What the rest of the daemon holds of a shard.
 pub struct ShardHandle {
     accepted: mpsc::Sender<StdTcpStream>,
+    pings: Pinger,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,11 +52,12 @@ impl ShardHandle {
     pub fn start(index: usize, service: Arc<Service>) -> anyhow::Result<Self> {
         let queue = CompletionQueue::new().context("cannot create a completion queue (eventfd)")?;
         let (accepted, incoming) = mpsc::channel(ACCEPT_QUEUE);
+        let (pings, pinged) = mpsc::channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("lus-shard-{index}"))
-            .spawn(move || run(index, service, queue, incoming))
+            .spawn(move || run(index, service, queue, incoming, pinged))
             .context("cannot start a shard thread")?;
-        Ok(Self { accepted, thread: Some(thread) })
+        Ok(Self { accepted, pings: Pinger(pings), thread: Some(thread) })
     }
 
     /// Hands a connection over.
@@ -56,6 +65,11 @@ impl ShardHandle {
         if self.accepted.send(stream).await.is_err() {
             error!("a shard has ended; its connection is dropped");
         }
+    }
+
+    /// What asks the shard whether it runs.
+    pub fn pinger(&self) -> Pinger {
+        self.pings.clone()
     }
 
     /// Tells the shard that no more connections come and waits, on the calling thread, until those it has are gone.
@@ -68,11 +82,26 @@ impl ShardHandle {
     }
 }
 
+/// Asks a shard whether it runs. See [`ShardHandle::pinger`].
+#[derive(Clone, Debug)]
+pub struct Pinger(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Pinger {
+    /// Resolves when the shard has answered; never, once it has ended.
+    pub async fn ping(self) {
+        let (answer, answered) = oneshot::channel();
+        if self.0.send(answer).await.is_err() || answered.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 fn run(
     index: usize,
     service: Arc<Service>,
     queue: Arc<CompletionQueue>,
     mut incoming: mpsc::Receiver<StdTcpStream>,
+    mut pinged: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -82,6 +111,13 @@ fn run(
     local.block_on(&runtime, async move {
         let shard = Shard::new(index, service, queue);
         let reactor = tokio::task::spawn_local(reactor(shard.clone()));
+        let pings = tokio::task::spawn_local(async move {
+            while let Some(answer) = pinged.recv().await {
+                // Nobody waits any more: not our business.
+                let _ = answer.send(());
+            }
+        });
+        let clock = tokio::task::spawn_local(clock(shard.clone()));
         while let Some(stream) = incoming.recv().await {
             shard.connections.set(shard.connections.get() + 1);
             let shard = shard.clone();
@@ -95,7 +131,19 @@ fn run(
             shard.idle.notified().await;
         }
         reactor.abort();
+        pings.abort();
+        clock.abort();
     });
+}
+
+/// Notes that the shard runs, while nothing else happens.
+async fn clock(shard: Rc<Shard>) {
+    let mut tick = tokio::time::interval(CLOCK_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shard.note_running(Instant::now());
+    }
 }
 
 /// Sleeps on the queue's eventfd and hands completions to the connections that wait for them.
@@ -105,7 +153,9 @@ async fn reactor(shard: Rc<Shard>) {
         Err(err) => return error!(%err, "cannot watch a completion queue"),
     };
     loop {
-        shard.queue.drain(|completed| shard.complete(completed));
+        if shard.queue.drain(|completed| shard.complete(completed)) > 0 {
+            shard.service.note_completions(shard.index);
+        }
         if let Err(err) = waiter.wait().await {
             return error!(%err, "cannot wait for a completion queue");
         }
@@ -225,6 +275,9 @@ pub struct Shard {
     ops: RefCell<Slab<Op>>,
     connections: Cell<usize>,
     idle: Notify,
+    /// When it was last seen to run, and how often it was found to have stood still for too long.
+    ran: Cell<Instant>,
+    stalls: Cell<u64>,
 }
 
 impl Shard {
@@ -238,7 +291,23 @@ impl Shard {
             ops: RefCell::new(Slab::new()),
             connections: Cell::new(0),
             idle: Notify::new(),
+            ran: Cell::new(Instant::now()),
+            stalls: Cell::new(0),
         })
+    }
+
+    /// The shard runs; returns how often it has stood still for longer than [`STALL_BOUND`]. Connections of before such a time hold
+    /// commands that their initiators may have given up, and repeated elsewhere: they are reset before they are read again.
+    pub fn note_running(&self, now: Instant) -> u64 {
+        if now.saturating_duration_since(self.ran.replace(now)) > STALL_BOUND {
+            self.stalls.set(self.stalls.get() + 1);
+            warn!(
+                shard = self.index,
+                bound_s = STALL_BOUND.as_secs(),
+                "stood still for too long: its connections are reset"
+            );
+        }
+        self.stalls.get()
     }
 
     /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
@@ -254,6 +323,9 @@ impl Shard {
         tag: TaskTag,
         reset_generation: u64,
     ) -> Started {
+        if self.service.is_isolated() {
+            return Started::Held(work, charge);
+        }
         let permit = match unit.gate.enter(self.index) {
             Ok(permit) => permit,
             Err(Refused::Held) => return Started::Held(work, charge),
@@ -395,4 +467,22 @@ fn worse(a: Option<BackendError>, b: BackendError) -> Option<BackendError> {
         Some(a) if rank(a) >= rank(b) => a,
         _ => b,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Limits;
+
+    #[test]
+    fn a_shard_that_stood_still_is_found_by_whoever_runs_first() {
+        let service = Service::new(Limits::default(), 1);
+        let shard = Shard::new(0, service, CompletionQueue::new().unwrap());
+        let begun = Instant::now();
+        let mut stalls = Vec::new();
+        for seconds in [0, 1, 3, 6, 9, 13, 14, 29] {
+            stalls.push(shard.note_running(begun + Duration::from_secs(seconds)));
+        }
+        assert_eq!(stalls, [0, 0, 0, 0, 0, 1, 1, 2], "3 s are allowed, 4 are not");
+    }
 }

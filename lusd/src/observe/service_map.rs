@@ -44,6 +44,7 @@ pub async fn report(
     service: Arc<Service>,
     epoch: watch::Receiver<Epoch>,
     counts: watch::Receiver<Counts>,
+    leads: watch::Receiver<Option<u64>>,
 ) {
     let mut last = Vec::new();
     loop {
@@ -52,6 +53,7 @@ pub async fn report(
             ("map_epoch", epoch.borrow().to_string()),
             ("units_serving", serving.to_string()),
             ("units_waiting", waiting.to_string()),
+            ("leader", if leads.borrow().is_some() { "true" } else { "false" }.to_owned()),
             ("connections", service.sessions.connections().to_string()),
             ("data_memory_used", service.memory.used().to_string()),
         ];

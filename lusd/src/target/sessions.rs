@@ -6,7 +6,7 @@
 //! whatever ISID, waits until what it left behind has ended.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
@@ -28,10 +28,12 @@ pub struct Nexus {
 pub enum Stop {
     /// It is not.
     No = 0,
+    /// By the host itself, which is asked to log out: what it uses is served elsewhere.
+    Logout = 1,
     /// In order: what is in flight is answered first. The daemon stops, or the host lost its access.
-    Close = 1,
+    Close = 2,
     /// At once, by a TCP reset: a newer login took its place, or what it carries must not be answered.
-    Reset = 2,
+    Reset = 3,
 }
 
 /// The handle by which others reach a connection.
@@ -50,7 +52,8 @@ impl ConnectionHandle {
     pub fn stop(&self) -> Stop {
         match self.stop.load(SeqCst) {
             0 => Stop::No,
-            1 => Stop::Close,
+            1 => Stop::Logout,
+            2 => Stop::Close,
             _ => Stop::Reset,
         }
     }
@@ -75,6 +78,8 @@ pub struct Sessions {
     next_id: AtomicU64,
     next_tsih: AtomicU64,
     stopping: AtomicBool,
+    /// Sockets that are not closed.
+    sockets: AtomicUsize,
     connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     /// Ended, but with operations under way.
     lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
@@ -95,6 +100,7 @@ impl Sessions {
             notify,
             gone: watch::Sender::new(false),
         });
+        self.sockets.fetch_add(1, SeqCst);
         lock(&self.connections).insert(id, handle.clone());
         if self.stopping.load(SeqCst) {
             handle.ask(Stop::Close);
@@ -128,6 +134,17 @@ impl Sessions {
         lock(&self.lingering).insert(handle.id, (nexus.clone(), handle.clone()));
     }
 
+    /// A connection that had entered has closed its socket.
+    pub fn hung_up(&self) {
+        let before = self.sockets.fetch_sub(1, SeqCst);
+        assert!(before > 0, "more sockets were closed than opened");
+    }
+
+    /// Connections whose socket is not closed.
+    pub fn sockets(&self) -> usize {
+        self.sockets.load(SeqCst)
+    }
+
     /// The connection is gone: nothing of it can take effect any more.
     pub fn leave(&self, handle: &Arc<ConnectionHandle>, nexus: Option<&Nexus>) {
         lock(&self.connections).remove(&handle.id);
@@ -153,6 +170,20 @@ impl Sessions {
         self.stopping.store(true, SeqCst);
         for handle in lock(&self.connections).values() {
             handle.ask(Stop::Close);
+        }
+    }
+
+    /// Asks the host of every connection to log out.
+    pub fn ask_for_logout(&self) {
+        for handle in lock(&self.connections).values() {
+            handle.ask(Stop::Logout);
+        }
+    }
+
+    /// Resets every connection at once. Others may come.
+    pub fn reset_all(&self) {
+        for handle in lock(&self.connections).values() {
+            handle.ask(Stop::Reset);
         }
     }
 
@@ -214,5 +245,22 @@ mod tests {
         first.ask(Stop::Close);
         assert_eq!(first.stop(), Stop::Reset, "the stronger wish stands");
         assert_eq!(sessions.enter(Arc::default()).stop(), Stop::Close);
+    }
+
+    #[test]
+    fn resets_and_requests_to_log_out_concern_who_is_there() {
+        let sessions = Sessions::default();
+        let first = sessions.enter(Arc::default());
+        sessions.ask_for_logout();
+        assert_eq!(first.stop(), Stop::Logout);
+        sessions.reset_all();
+        assert_eq!((first.stop(), sessions.sockets()), (Stop::Reset, 1));
+        assert_eq!(sessions.enter(Arc::default()).stop(), Stop::No);
+        sessions.hung_up();
+        assert_eq!(
+            (sessions.sockets(), sessions.connections()),
+            (1, 2),
+            "one may have commands under way still"
+        );
     }
 }

@@ -131,3 +131,47 @@ fn a_daemon_that_stops_sends_what_is_answered_and_closes() {
     drop(barrier);
     assert_eq!(gateway.connect().end(), Gone::Closed, "who still comes is closed too");
 }
+
+#[test]
+fn an_isolated_daemon_resets_its_sessions_and_lets_nobody_in() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let (mut host, mut idle) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let mut discovery = gateway.connect();
+    discovery.login(HOST, "", "").unwrap();
+    host.run(&Command::write(0, &pattern(1, 4096))).good();
+    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    host.submit(&Command::write(0, &pattern(2, 4096)).all_immediate());
+    host.quiet();
+    gateway.service.set_isolated(true);
+    drop(barrier);
+    for session in [&mut host, &mut idle, &mut discovery] {
+        assert_eq!(session.end(), Gone::Reset);
+    }
+    until("every socket is closed", || gateway.service.sessions.sockets() == 0);
+    for target in [TARGET, ""] {
+        assert_eq!(gateway.connect().login(HOST, target, ""), Err((3, 1)), "service unavailable");
+    }
+    gateway.service.set_isolated(false);
+    let mut host = gateway.session();
+    assert!(
+        host.run(&Command::read(0, 8)).good().data == pattern(1, 4096),
+        "what waited was not carried out"
+    );
+}
+
+#[test]
+fn a_host_is_asked_to_log_out_once_and_may_finish_first() {
+    const ASYNC_MESSAGE: u8 = 0x32;
+    const LOGOUT_REQUEST: u8 = 1;
+    let (gateway, _unit) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    gateway.service.sessions.ask_for_logout();
+    let asked = host.receive().unwrap();
+    assert_eq!((asked.opcode(), asked.bhs[36]), (ASYNC_MESSAGE, LOGOUT_REQUEST));
+    assert_eq!(asked.bhs[42..44], lusd::net::connection::LOGOUT_WITHIN_S.to_be_bytes(), "Parameter3");
+    host.run(&Command::read(0, 8)).good();
+    gateway.service.sessions.ask_for_logout();
+    host.logout();
+    assert_eq!(host.end(), Gone::Closed);
+    gateway.session().run(&Command::read(0, 8)).good();
+}

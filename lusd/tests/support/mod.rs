@@ -205,8 +205,13 @@ impl Daemon {
 
     /// Waits for a line with `text`.
     pub(crate) async fn until_log(&mut self, text: &str) {
+        self.until_logs(text, 1).await;
+    }
+
+    /// Waits for so many lines with `text`.
+    pub(crate) async fn until_logs(&mut self, text: &str, count: usize) {
         let end = Instant::now() + PATIENCE;
-        while !self.log().contains(text) {
+        while self.log().matches(text).count() < count {
             let ended = self.child.try_wait().expect("a child");
             assert!(ended.is_none() && Instant::now() < end, "no '{text}' ({ended:?}):\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,19 +1,39 @@
 //! One attempt at making an LU this daemon's: does what [`takeover`](crate::lun::takeover) says, step by step.
 
-use lus_map::{ClientAddr, Holder, Lu, LuRecord};
+use std::time::Duration;
+
+use lus_map::record::{MOVE_PATIENCE, handover};
+use lus_map::{ClientAddr, Handover, Holder, Lu, LuRecord, LuState, LusMap};
 use lus_map_store::{RecordWrite, StoreError};
 use lusd_ceph::{Errno, Features, Image, MirrorState, OpenMode, Pool};
-use tracing::{debug, info};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
-use super::{Shared, holder, image_of};
+use super::{Shared, Wanted, close, holder, image_of, is_unwanted, until_not_wanted};
 use crate::lun::clients::{ClientError, DataClient};
 use crate::lun::fencer::FenceError;
 use crate::lun::takeover::{Facts, ImageFacts, LockHolder, Obstacle, Standing, Step};
 
 /// librbd's name of the exclusive lock on an image's header.
-const RBD_LOCK: &str = "rbd_lock";
+pub(super) const RBD_LOCK: &str = "rbd_lock";
 /// Steps of one attempt: the longest way has 14; more means that others change the record all the time.
 const STEPS_MAX: usize = 64;
+/// How often the record of a holder that is about to let go is looked at: that is a part of the stall that hosts see.
+const MOVING_POLL: Duration = Duration::from_millis(20);
+/// The same while it has not begun to.
+const SERVING_POLL: Duration = Duration::from_millis(50);
+/// The same once it takes long.
+const LATE_POLL: Duration = Duration::from_millis(250);
+/// How long that is.
+const LATE: Duration = Duration::from_secs(3);
+/// How long a lock may be held by one that has released the LU. Then it is fenced.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const UNLOCK_POLL: Duration = Duration::from_millis(10);
+
+/// Since when a holder that lives is waited for, over all attempts.
+pub(super) type Waiting = Option<(Holder, Instant)>;
 
 /// An LU that is ours.
 pub(super) struct Held {
@@ -25,6 +45,8 @@ pub(super) struct Held {
     pub(super) client: DataClient,
     /// The image, its lock acquired and confirmed; none for a volatile LU.
     pub(super) image: Option<Image>,
+    /// Where its header is.
+    pub(super) pool: Option<Pool>,
 }
 
 /// Why an attempt ended without the LU.
@@ -98,40 +120,78 @@ struct Attempt<'a> {
     shared: &'a Shared,
     lu: &'a Lu,
     client: &'a DataClient,
+    waiting: &'a mut Waiting,
     facts: Facts,
     opened: Option<(Pool, Image)>,
+    /// Given back where another daemon is waited for.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
-/// Runs one attempt for `lu` through `client`. What it opened is closed when it fails.
-pub(super) async fn run(shared: &Shared, lu: &Lu, client: &DataClient) -> Result<Held, Trouble> {
-    let _turn = shared.turns.turn(lu).await;
+/// Runs one attempt for `lu` through `client`, until `wanted` wants something else. What it opened is closed when it fails.
+pub(super) async fn run(
+    shared: &Shared,
+    lu: &Lu,
+    client: &DataClient,
+    wanted: &mut watch::Receiver<Wanted>,
+    waiting: &mut Waiting,
+) -> Result<Held, Trouble> {
+    let turn = tokio::select! {
+        turn = shared.turns.turn(lu) => turn,
+        () = until_not_wanted(wanted) => return Err(Trouble::NotPlaced),
+    };
     let facts = Facts::new(holder(&shared.me, client), image_of(lu).is_some());
-    let mut attempt = Attempt { shared, lu, client, facts, opened: None };
-    for _ in 0..STEPS_MAX {
-        let step = attempt.facts.next();
-        debug!(?step);
-        if step == Step::Serve {
-            return attempt.held();
+    let mut attempt = Attempt { shared, lu, client, waiting, facts, opened: None, turn };
+    match attempt.steps(wanted).await {
+        Ok(()) => attempt.held(),
+        Err(trouble) => {
+            // In order, where there is time for it: whoever is to have it next finds no lock.
+            if let (Trouble::NotPlaced, Some((_, image))) = (&trouble, attempt.opened.take()) {
+                close(image).await;
+            }
+            Err(trouble)
         }
-        attempt.take(step).await?;
     }
-    Err(Trouble::Endless)
 }
 
 impl Attempt<'_> {
+    async fn steps(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Result<(), Trouble> {
+        for _ in 0..STEPS_MAX {
+            let step = self.facts.next();
+            debug!(?step);
+            if is_unwanted(wanted) {
+                return Err(Trouble::NotPlaced);
+            }
+            if step == Step::Serve {
+                return Ok(());
+            }
+            if step.may_be_left() {
+                tokio::select! {
+                    taken = self.take(step) => taken?,
+                    () = until_not_wanted(wanted) => return Err(Trouble::NotPlaced),
+                }
+            } else {
+                self.take(step).await?;
+            }
+        }
+        Err(Trouble::Endless)
+    }
+
     fn held(self) -> Result<Held, Trouble> {
         let record = self.facts.record.flatten().ok_or(Trouble::Endless)?;
-        let image = self.opened.map(|(_, image)| image);
-        Ok(Held { record, holder: self.facts.me, client: self.client.clone(), image })
+        *self.waiting = None;
+        let (pool, image) = self.opened.unzip();
+        Ok(Held { record, holder: self.facts.me, client: self.client.clone(), image, pool })
     }
 
     async fn take(&mut self, step: Step) -> Result<(), Trouble> {
         let shared = self.shared;
         match step {
-            Step::ReadRecord => self.facts.record = Some(shared.records.read(&self.lu.id).await?),
+            Step::ReadRecord => self.facts.note_record(shared.records.read(&self.lu.id).await?),
             Step::CreateRecord => {
-                self.facts.record = Some(Some(shared.records.read_or_create(&self.lu.id).await?));
+                self.facts.note_record(Some(shared.records.read_or_create(&self.lu.id).await?));
             }
+            Step::AskMap => self.ask_map().await?,
+            Step::AwaitRelease => self.await_release().await?,
             Step::Fence(addr) => {
                 // With an old map in hand we might fence who has every right to hold it.
                 self.still_placed().await?;
@@ -148,6 +208,7 @@ impl Attempt<'_> {
                 let standing = self.look_up(&addr).await?;
                 self.facts.note_standing(standing);
             }
+            Step::AwaitUnlock(locker) => self.await_unlock(&locker).await?,
             Step::Break(locker) => self.break_lock(&locker).await?,
             Step::Acquire => match self.image()?.1.lock_acquire().await {
                 Ok(()) => self.facts.acquired = true,
@@ -170,18 +231,101 @@ impl Attempt<'_> {
         self.opened.as_ref().ok_or(Trouble::Endless)
     }
 
-    async fn still_placed(&self) -> Result<(), Trouble> {
+    /// The newest map, which still places the LU here.
+    async fn still_placed(&self) -> Result<std::sync::Arc<LusMap>, Trouble> {
         let map = self.shared.store.latest().await?;
         let me = &self.shared.me;
         let here = map.placement(&self.lu.id).is_some_and(|placement| placement.owner == me.id);
-        if here && map.instance(&me.id, me.up_from).is_some() { Ok(()) } else { Err(Trouble::NotPlaced) }
+        if here && map.instance(&me.id, me.up_from).is_some() { Ok(map) } else { Err(Trouble::NotPlaced) }
+    }
+
+    fn record(&self) -> Result<&LuRecord, Trouble> {
+        self.facts.record.as_ref().and_then(Option::as_ref).ok_or(Trouble::Endless)
+    }
+
+    /// Has the recorded holder to be waited for? With an old map in hand it might be one that is not known yet.
+    async fn ask_map(&mut self) -> Result<(), Trouble> {
+        let map = self.still_placed().await?;
+        let record = self.record()?.clone();
+        let Some(holder) = record.state.holder() else { return Err(Trouble::Endless) };
+        let since = match &*self.waiting {
+            Some((of, since)) if of == holder => *since,
+            _ => {
+                let now = Instant::now();
+                *self.waiting = Some((holder.clone(), now));
+                now
+            }
+        };
+        let handover = handover(&record, &map, &self.facts.me, since.elapsed());
+        let lives = matches!(handover, Handover::WaitForRelease { .. });
+        if lives {
+            debug!(%holder, "waiting for the holder to let go");
+        } else {
+            // It may have let go in the moment that it was given up.
+            let found = self.shared.records.read(&self.lu.id).await?;
+            if found.as_ref() != Some(&record) {
+                self.facts.note_record(found);
+                return Ok(());
+            }
+            let waited_ms = since.elapsed().as_millis() as u64;
+            info!(%holder, waited_ms, "its holder is not waited for any longer: it is fenced");
+        }
+        self.facts.holder_lives = Some(lives);
+        Ok(())
+    }
+
+    /// Returns when the record is another one, or when the map is to be asked about the holder again.
+    async fn await_release(&mut self) -> Result<(), Trouble> {
+        // Whoever opens beforehand and waits must not keep others from opening.
+        self.turn = None;
+        let known = self.record()?.clone();
+        let Some((holder, since)) = self.waiting.clone() else { return Err(Trouble::Endless) };
+        let moving = matches!(known.state, LuState::Moving { .. });
+        loop {
+            let waited = since.elapsed();
+            tokio::time::sleep(match () {
+                () if moving => MOVING_POLL,
+                () if waited < LATE => SERVING_POLL,
+                () => LATE_POLL,
+            })
+            .await;
+            let found = self.shared.records.read(&self.lu.id).await?;
+            if found.as_ref() != Some(&known) {
+                self.facts.note_record(found);
+                return Ok(());
+            }
+            let up = {
+                let map = self.shared.maps.borrow();
+                map.instance(&holder.daemon, holder.up_from).is_some_and(|daemon| daemon.state.is_up())
+            };
+            if !up || since.elapsed() >= MOVE_PATIENCE {
+                self.facts.holder_lives = None;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns when another one, or nobody, has the lock, or the time for it is over.
+    async fn await_unlock(&mut self, locker: &LockHolder) -> Result<(), Trouble> {
+        let end = Instant::now() + UNLOCK_PATIENCE;
+        while Instant::now() < end {
+            tokio::time::sleep(UNLOCK_POLL).await;
+            self.list_lockers().await?;
+            if self.facts.lockers.as_ref().and_then(|lockers| lockers.first()) != Some(locker) {
+                self.facts.note_broken();
+                return Ok(());
+            }
+        }
+        warn!(client = %locker.client, "released, and its lock is still held: its holder is fenced");
+        self.facts.unlock_overdue = true;
+        Ok(())
     }
 
     async fn write(&mut self, next: LuRecord) -> Result<(), Trouble> {
         let Some(Some(current)) = &self.facts.record else { return Err(Trouble::Endless) };
         match self.shared.records.write(current, &next).await? {
-            RecordWrite::Written => self.facts.record = Some(Some(next)),
-            RecordWrite::Lost(found) => self.facts.record = Some(found),
+            RecordWrite::Written => self.facts.note_record(Some(next)),
+            RecordWrite::Lost(found) => self.facts.note_record(found),
         }
         Ok(())
     }
@@ -224,7 +368,12 @@ impl Attempt<'_> {
             daemon.to_fence.contains(addr)
                 || (!daemon.state.is_up() && daemon.unfenced().any(|known| known == addr))
         });
-        Ok(if abandoned { Standing::Abandoned } else { Standing::Foreign })
+        let leaving = map.daemons().any(|daemon| daemon.state.is_up() && daemon.data_addrs.contains(addr));
+        Ok(match () {
+            () if abandoned => Standing::Abandoned,
+            () if leaving => Standing::Leaving,
+            () => Standing::Foreign,
+        })
     }
 
     async fn break_lock(&mut self, locker: &LockHolder) -> Result<(), Trouble> {

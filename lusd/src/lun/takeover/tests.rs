@@ -59,6 +59,8 @@ fn every_recorded_holder_is_fenced_and_the_map_seen_before_the_record_changes() 
     ];
     for state in states {
         let mut f = facts(state);
+        assert_eq!(f.next(), Step::AskMap);
+        f.holder_lives = Some(false);
         assert_eq!(f.next(), Step::Fence(addr(1)));
         f.note_fenced(fenced(7));
         assert_eq!(f.next(), Step::Fence(addr(1)), "another client's fence does not count");
@@ -68,6 +70,24 @@ fn every_recorded_holder_is_fenced_and_the_map_seen_before_the_record_changes() 
         let Step::Write(next) = f.next() else { panic!("{:?}", f.next()) };
         assert_eq!((next.lu_epoch, next.version), (Epoch(5), 10));
     }
+}
+
+#[test]
+fn a_holder_that_lives_is_waited_for_with_the_image_open() {
+    let old = LuState::Moving { from: holder("b", 1), to: "a".parse().unwrap() };
+    let mut f = facts(old.clone());
+    f.holder_lives = Some(true);
+    assert_eq!(f.next(), Step::Open);
+    f.image = Some(ImageFacts { exclusive_lock: false, ..GOOD });
+    assert_eq!(f.next(), Step::Wait(Obstacle::NoExclusiveLock), "better said now than after the release");
+    f.image = Some(GOOD);
+    assert_eq!(f.next(), Step::AwaitRelease);
+    f.note_record(Some(record(LuState::Released)));
+    assert!(matches!(f.next(), Step::Write(_)));
+    f.note_record(Some(record(old)));
+    assert_eq!(f.next(), Step::AskMap, "what was known of the holder is asked again");
+    let volatile = Facts { has_image: false, holder_lives: Some(true), ..f };
+    assert_eq!(volatile.next(), Step::AwaitRelease);
 }
 
 #[test]
@@ -118,6 +138,13 @@ fn lockers() {
     assert_eq!(f.next(), Step::SeeOsdMap);
     f.osdmap_seen = true;
     assert_eq!(f.next(), Step::Break(locker(3)));
+    let mut f = with(vec![locker(4)]);
+    f.note_standing(Standing::Leaving);
+    assert_eq!(f.next(), Step::AwaitUnlock(locker(4)));
+    f.unlock_overdue = true;
+    assert_eq!(f.next(), Step::Fence(addr(4)));
+    f.note_broken();
+    assert!(!f.unlock_overdue);
     let unknown = LockHolder { addr: None, ..locker(1) };
     let text = Obstacle::ForeignHolder(unknown.clone()).to_string();
     assert_eq!(with(vec![unknown.clone()]).next(), Step::Wait(Obstacle::ForeignHolder(unknown)));
@@ -146,60 +173,134 @@ struct World {
     lock: Option<u32>,
     /// Clients of daemons that ever ran.
     known: BTreeSet<u32>,
-    served: u32,
+    /// Clients of daemons that are up in the map.
+    up: BTreeSet<u32>,
+    /// Clients whose gate is open.
+    open: BTreeSet<u32>,
+    /// A holder that lives has had its time.
+    patience_over: bool,
 }
 
 fn number(addr: &ClientAddr) -> u32 {
     addr.as_str().rsplit('/').next().unwrap().parse().unwrap()
 }
 
-/// Runs client `me` for at most `steps` steps: a crash after the last one. Returns whether it serves.
-fn run(world: &mut World, daemon: &str, me: u32, steps: usize, foreign: Option<u32>) -> bool {
-    world.known.insert(me);
-    let mut f = Facts::new(holder(daemon, me), true);
-    let mut seen = 0;
-    for _ in 0..steps {
-        let step = f.next();
-        assert!(!world.blocklist.contains(&me), "somebody fenced the live one: {step:?}");
+/// A daemon in an attempt, and in a move.
+struct Party {
+    me: u32,
+    facts: Facts,
+    /// The OSD map that its client has.
+    seen: u32,
+    foreign: Option<u32>,
+}
+
+/// How far a party got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Got {
+    Serves,
+    /// It waits for another one.
+    Waits,
+    /// The steps were used up.
+    Stopped,
+}
+
+impl Party {
+    fn new(world: &mut World, daemon: &str, me: u32, foreign: Option<u32>) -> Self {
+        world.known.insert(me);
+        world.up.insert(me);
+        Self { me, facts: Facts::new(holder(daemon, me), true), seen: 0, foreign }
+    }
+
+    /// Goes on for at most `steps` steps.
+    fn go(&mut self, world: &mut World, steps: usize) -> Got {
+        for _ in 0..steps {
+            let step = self.facts.next();
+            assert!(!world.blocklist.contains(&self.me), "somebody fenced the live one: {step:?}");
+            if let Some(got) = self.take(world, step) {
+                return got;
+            }
+        }
+        Got::Stopped
+    }
+
+    fn take(&mut self, world: &mut World, step: Step) -> Option<Got> {
+        let (me, f) = (self.me, &mut self.facts);
         match step {
-            Step::ReadRecord => f.record = Some(world.record.clone()),
+            Step::ReadRecord => f.note_record(world.record.clone()),
             Step::CreateRecord => {
                 let first = LuRecord::new(LuId(uuid::Uuid::from_u128(7)));
                 world.record = Some(first.clone());
-                f.record = Some(Some(first));
+                f.note_record(Some(first));
+            }
+            Step::AskMap => {
+                let holder = f.record.as_ref().unwrap().as_ref().unwrap().state.holder().unwrap();
+                let lives = world.up.contains(&number(&holder.addr)) && !world.patience_over;
+                if !lives && world.record != *f.record.as_ref().unwrap() {
+                    f.note_record(world.record.clone());
+                    return None;
+                }
+                f.holder_lives = Some(lives);
+            }
+            Step::AwaitRelease => {
+                let holder = f.record.as_ref().unwrap().as_ref().unwrap().state.holder().unwrap();
+                let lives = world.up.contains(&number(&holder.addr)) && !world.patience_over;
+                if world.record == *f.record.as_ref().unwrap() && lives {
+                    return Some(Got::Waits);
+                }
+                f.note_record(world.record.clone());
+            }
+            Step::AwaitUnlock(locker) => {
+                let n = number(locker.addr.as_ref().unwrap());
+                if world.lock == Some(n) && world.up.contains(&n) {
+                    if !world.patience_over {
+                        return Some(Got::Waits);
+                    }
+                    f.unlock_overdue = true;
+                } else {
+                    f.note_broken();
+                }
             }
             Step::Fence(addr) => {
-                assert_ne!(number(&addr), me);
-                assert_ne!(Some(number(&addr)), foreign, "who is not of LUS is left alone");
-                world.blocklist.insert(number(&addr));
+                let n = number(&addr);
+                assert_ne!(n, me);
+                assert_ne!(Some(n), self.foreign, "who is not of LUS is left alone");
+                assert!(!world.up.contains(&n) || world.patience_over, "one that lives was fenced");
+                world.blocklist.insert(n);
+                world.up.remove(&n);
                 world.osdmap += 1;
                 f.note_fenced(Fenced { addr, osd_epoch: u64::from(world.osdmap) });
             }
             Step::SeeOsdMap => {
-                seen = world.osdmap;
+                self.seen = world.osdmap;
                 f.osdmap_seen = true;
             }
             Step::Write(next) => {
+                // By compare-and-set: it may be another one by now.
+                if world.record != *f.record.as_ref().unwrap() {
+                    f.note_record(world.record.clone());
+                    return None;
+                }
                 let before = world.record.as_ref().unwrap();
                 assert!(next.version == before.version + 1 && next.lu_epoch > before.lu_epoch);
                 if let Some(holder) = before.state.holder() {
                     assert!(world.blocklist.contains(&number(&holder.addr)), "taken over without a fence");
-                    assert_eq!(seen, world.osdmap, "our client has not seen the fence");
+                    assert_eq!(self.seen, world.osdmap, "our client has not seen the fence");
                 }
                 world.record = Some(next.clone());
-                f.record = Some(Some(next));
+                f.note_record(Some(next));
             }
             Step::Open => f.image = Some(GOOD),
             Step::ListLockers => f.lockers = Some(world.lock.map(locker).into_iter().collect()),
             Step::LookUp(addr) => f.note_standing(match number(&addr) {
                 n if world.blocklist.contains(&n) => Standing::FencedForGood,
+                n if world.up.contains(&n) => Standing::Leaving,
                 n if world.known.contains(&n) => Standing::Abandoned,
                 _ => Standing::Foreign,
             }),
             Step::Break(locker) => {
                 let n = number(locker.addr.as_ref().unwrap());
                 assert!(
-                    world.blocklist.contains(&n) && seen == world.osdmap,
+                    world.blocklist.contains(&n) && self.seen == world.osdmap,
                     "a lock broken without a fence"
                 );
                 assert_eq!(world.record.as_ref().unwrap().state.holder().map(|h| number(&h.addr)), Some(me));
@@ -216,20 +317,66 @@ fn run(world: &mut World, daemon: &str, me: u32, steps: usize, foreign: Option<u
                 let record = world.record.as_ref().unwrap();
                 assert_eq!(record.state.holder().map(|h| number(&h.addr)), Some(me));
                 assert_eq!(world.lock, Some(me));
-                world.served = me;
-                return true;
+                let others = world.open.iter().filter(|n| !world.blocklist.contains(n) && **n != me);
+                assert_eq!(others.count(), 0, "another one serves");
+                world.open.insert(me);
+                return Some(Got::Serves);
             }
             Step::Wait(obstacle) => {
-                assert!(foreign.is_some(), "{obstacle}");
-                return false;
+                assert!(self.foreign.is_some(), "{obstacle}");
+                return Some(Got::Waits);
+            }
+        }
+        None
+    }
+
+    /// Steps of a move in which this party lets go, from `from` up to `to`: the order of `owner::handover`.
+    fn hand_over(&self, world: &mut World, to: &str, steps: std::ops::Range<usize>) {
+        for step in steps {
+            let record = world.record.clone().unwrap();
+            let me = self.facts.me.clone();
+            match step {
+                0 => world.record = Some(record.begin_move(&to.parse().unwrap()).unwrap()),
+                1 => drop(world.open.remove(&self.me)),
+                2 => world.record = Some(record.release(&me).unwrap()),
+                _ => {
+                    if world.lock == Some(self.me) {
+                        world.lock = None;
+                    }
+                }
             }
         }
     }
-    false
+
+    /// Gives up what an attempt has claimed, as the owner's task does when the map wants something else.
+    fn give_back(&mut self, world: &mut World) {
+        if world.open.contains(&self.me) {
+            self.hand_over(world, "a", 0..MOVE_STEPS);
+        } else if self.facts.has_claim() {
+            world.record = Some(world.record.as_ref().unwrap().release(&self.facts.me).unwrap());
+            world.lock = world.lock.filter(|n| *n != self.me);
+        }
+    }
+
+    /// Its process is gone, and the leader has said so.
+    fn crash(&self, world: &mut World) {
+        world.up.remove(&self.me);
+        world.open.remove(&self.me);
+    }
+}
+
+/// Runs client `me` for at most `steps` steps: a crash after the last one. Returns whether it serves.
+fn run(world: &mut World, daemon: &str, me: u32, steps: usize, foreign: Option<u32>) -> bool {
+    let mut party = Party::new(world, daemon, me, foreign);
+    let got = party.go(world, steps);
+    party.crash(world);
+    got == Got::Serves
 }
 
 /// The longest way that one attempt takes.
-const STEPS_MAX: usize = 20;
+const STEPS_MAX: usize = 24;
+/// Steps of a move on the side that lets go.
+const MOVE_STEPS: usize = 4;
 
 #[test]
 fn a_crash_after_any_step_is_recovered_from() {
@@ -244,6 +391,96 @@ fn a_crash_after_any_step_is_recovered_from() {
             }
         }
     }
+}
+
+/// Everything that can have happened when somebody crashes in a move: how far the one that lets go has got, how far the other one,
+/// and who began.
+fn each_moment(mut check: impl FnMut(World, Party, Party, usize)) {
+    for gave in 0..=MOVE_STEPS {
+        for took in 0..STEPS_MAX {
+            for before in 0..=took {
+                let mut world = World::default();
+                let mut a = Party::new(&mut world, "a", 1, None);
+                assert_eq!(a.go(&mut world, STEPS_MAX), Got::Serves);
+                let mut b = Party::new(&mut world, "b", 2, None);
+                b.go(&mut world, before);
+                a.hand_over(&mut world, "b", 0..gave);
+                b.go(&mut world, took - before);
+                check(world, a, b, gave);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_move_ends_and_nobody_is_fenced() {
+    each_moment(|mut world, a, mut b, gave| {
+        a.hand_over(&mut world, "b", gave..MOVE_STEPS);
+        assert_eq!(b.go(&mut world, STEPS_MAX), Got::Serves, "{world:?}");
+        assert!(world.blocklist.is_empty() && world.record.unwrap().lu_epoch == Epoch(2));
+    });
+}
+
+#[test]
+fn a_crash_of_the_old_owner_at_any_moment_of_a_move_is_recovered_from() {
+    each_moment(|mut world, a, mut b, gave| {
+        a.crash(&mut world);
+        assert_eq!(b.go(&mut world, STEPS_MAX), Got::Serves, "{world:?}");
+        let clean = gave == MOVE_STEPS;
+        assert_eq!(
+            world.blocklist.contains(&1),
+            !clean,
+            "only one that had let go of all is not fenced: {gave}"
+        );
+    });
+}
+
+#[test]
+fn a_crash_of_the_new_owner_at_any_moment_of_a_move_is_recovered_from() {
+    each_moment(|mut world, a, b, gave| {
+        b.crash(&mut world);
+        a.hand_over(&mut world, "b", gave..MOVE_STEPS);
+        let mut c = Party::new(&mut world, "c", 3, None);
+        assert_eq!(c.go(&mut world, STEPS_MAX), Got::Serves, "{world:?}");
+        assert!(!world.blocklist.contains(&1), "the old owner let go in order");
+    });
+}
+
+#[test]
+fn both_may_crash_at_any_moment_of_a_move() {
+    each_moment(|mut world, a, b, _| {
+        a.crash(&mut world);
+        b.crash(&mut world);
+        assert!(run(&mut world, "c", 3, STEPS_MAX, None), "{world:?}");
+    });
+}
+
+#[test]
+fn a_move_may_be_cancelled_until_the_release_and_taken_back_after_it() {
+    each_moment(|mut world, mut a, mut b, gave| {
+        b.give_back(&mut world);
+        if gave <= 2 {
+            if gave > 0 {
+                world.record = Some(world.record.as_ref().unwrap().cancel_move().unwrap());
+            }
+            world.open.insert(a.me);
+            assert_eq!(world.record.as_ref().unwrap().lu_epoch, Epoch(1));
+        } else {
+            a.hand_over(&mut world, "b", gave..MOVE_STEPS);
+            a.facts = Facts::new(a.facts.me.clone(), true);
+            assert_eq!(a.go(&mut world, STEPS_MAX), Got::Serves);
+        }
+        assert!(world.blocklist.is_empty() && world.lock == Some(a.me), "{world:?}");
+    });
+}
+
+#[test]
+fn a_holder_that_does_not_let_go_is_fenced_when_its_time_is_over() {
+    each_moment(|mut world, _, mut b, gave| {
+        world.patience_over = true;
+        assert_eq!(b.go(&mut world, STEPS_MAX), Got::Serves, "{world:?}");
+        assert_eq!(world.blocklist.contains(&1), gave < MOVE_STEPS);
+    });
 }
 
 proptest! {
