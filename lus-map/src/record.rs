@@ -16,7 +16,8 @@
 //!
 //! Every step is a function from a record to the next one; it is written by a compare of the version that it was made
 //! from. The epoch rises with each new holder: a write of the old holder fails on it, whatever client it comes from.
-//! The holder's client is on record here before that client opens the image read-write.
+//! The holder's client is on record here before that client asks for the image's lock (and in the map before it opens
+//! anything read-write).
 
 mod handover;
 
