@@ -176,8 +176,6 @@ async fn a_stopped_owner_is_taken_from_and_comes_back_as_a_new_start_of_the_same
     let record = bench.until(&lu, "served", |record| served_by(record).is_some()).await;
     let old = record.state.holder().unwrap().clone();
     let owner = ids.iter().position(|id| *id == old.daemon).unwrap();
-    // Who takes over must lead, or come to lead, first.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     daemons[owner].signal(Signal::STOP);
     let taken = bench
         .until(&lu, "taken over", |record| {
