@@ -1,4 +1,4 @@
-"""One Ceph cluster with LUS daemons in one folder, all on loopback.
+"""One Ceph cluster with LUS daemons in one folder: all on loopback, or each daemon on a host of its own (network.py).
 
     DIR/vstart.json      what was asked for (counts, ports, fsid); also the mark that DIR is ours
     DIR/ceph.conf        the only configuration that anything here reads
@@ -6,7 +6,7 @@
     DIR/run, DIR/log     sockets and process records; logs, and each daemon's stdout and stderr (NAME.out)
     DIR/mon.a, mgr.x, osd.N, lus.ID   the daemons' data
 
-Ports of a cluster: base + 0 the monitor, + 10 to + 35 the portals of lus.a to lus.z, + 50 to + 99 OSDs and manager.
+Ports of a cluster: base + 0 the monitor, + 10 to + 35 the portals of lus.a to lus.z, + 50 to + 99 OSDs and manager. They are the same on hosts.
 """
 
 import base64
@@ -25,6 +25,7 @@ import time
 import uuid
 
 import build
+import network
 import procs
 import ui
 from ui import Failure, progress
@@ -56,9 +57,9 @@ CEPH_CONF = """\
 # Written by tools/vstart at each `up`. Everything of this cluster is below {dir}.
 [global]
 fsid = {fsid}
-mon host = [v2:127.0.0.1:{mon_port}]
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
+mon host = [v2:{address}:{mon_port}]
+public addr = {address}
+cluster addr = {address}
 ms bind msgr1 = false
 ms bind port min = {port_min}
 ms bind port max = {port_max}
@@ -152,7 +153,21 @@ class Cluster:
     def portal(self, name):
         """ADDRESS:PORT at which a LUS daemon listens."""
         port = self.state["port_base"] + PORT_PORTALS + ord(name[4]) - ord("a")
-        return f"{self.state['listen']}:{port}"
+        number = self.state.get("hosts")
+        return f"{network.address('public', number, name[4]) if number else self.state['listen']}:{port}"
+
+    def address(self):
+        """Where monitor, manager and OSDs listen."""
+        number = self.state.get("hosts")
+        return network.address("ceph", number) if number else "127.0.0.1"
+
+    def network(self):
+        """The networks of the daemons' hosts, as they are now; None for a cluster on loopback."""
+        if not (self.state or {}).get("hosts"):
+            return None
+        made = network.Network(self.dir, self.state["fsid"])
+        made.find()
+        return made
 
     def argv(self, name):
         """The command line with which a daemon was last started; None if it never was."""
@@ -219,10 +234,11 @@ class Cluster:
 
     # up
 
-    def prepare(self, osds, lusds, port_base, osd_size, listen, pools, profile, conf=None):
+    def prepare(self, osds, lusds, port_base, osd_size, listen, pools, profile, conf=None, hosts=None):
         """Writes down what is wanted (None: as it was, or the default) and makes keys and configuration. Starts nothing.
 
-        `conf` is {section: {option: value}}: options for ceph.conf beside and before those that vstart writes."""
+        `conf` is {section: {option: value}}: options for ceph.conf beside and before those that vstart writes. `hosts` makes the networks on which each LUS daemon
+        is a host of its own."""
         if len(str(self.dir)) > MAX_DIR:
             raise Failure(
                 f"{self.dir} is too long: {len(str(self.dir))} characters; a Unix socket's path below it allows {MAX_DIR}",
@@ -241,12 +257,16 @@ class Cluster:
             self.state = {"fsid": str(uuid.uuid4()), "osds": 0, "lusds": 0, "listen": "127.0.0.1", "pools": []}
             self.state["profile"] = "release"
             self.state["osd_size"] = osd_size or 16 << 30
+            self._set_hosts(hosts)
             self.state["port_base"] = self._free_base(port_base or PORT_BASE)
             progress("cluster", f"new in {self.dir}, ports from {self.state['port_base']}")
             osds, lusds = osds or 1, 1 if lusds is None else lusds
-        elif port_base not in (None, self.state["port_base"]):
-            self._move(self._free_base(port_base))
-        if not self.process("mon.a").pid() and not _port_free(self.mon_port()):
+        else:
+            if self._set_hosts(hosts):
+                self._move(self._free_base(port_base or self.state["port_base"]))
+            elif port_base not in (None, self.state["port_base"]):
+                self._move(self._free_base(port_base))
+        if not self.process("mon.a").pid() and not _port_free(self.mon_port(), self.address()):
             self._move(self._free_base(self.state["port_base"] + PORT_STEP))
         if (osds or 0) > self.state["osds"] > 0:
             self._check_disk(0, osds - self.state["osds"])
@@ -258,6 +278,8 @@ class Cluster:
             progress("cluster", f"OSDs that exist keep their size; new ones get {ui.size(osd_size)}")
             self.state["osd_size"] = osd_size
         self.state["profile"] = profile or self.state["profile"]
+        if listen and self.state.get("hosts"):
+            raise Failure("on hosts of their own the daemons listen at the addresses of those", "leave out --listen, or --hosts")
         if listen and listen != self.state["listen"]:
             self._require_stopped("the portals' address must change", self.lusd_names())
             self.state["listen"] = listen
@@ -330,11 +352,15 @@ class Cluster:
         """Starts the LUS daemons that are missing and waits until each accepts connections."""
         procs.raise_file_limit()
         started = []
+        made = self.network()
+        if made:
+            made.add(name[4:] for name in self.lusd_names())
         for name in self.lusd_names():
             address, _, port = self.portal(name).rpartition(":")
             if self.process(name).pid():
                 continue
-            if not _port_free(int(port), address):
+            # On a host of its own there is nobody else.
+            if not made and not _port_free(int(port), address):
                 raise Failure(
                     f"{name} cannot listen at {self.portal(name)}: something else does, or the address is not this machine's",
                     "see `ss -ltnp`; end it, or start a cluster elsewhere: --dir and --port-base",
@@ -347,7 +373,9 @@ class Cluster:
 
     def lusd_argv(self, name, binary):
         """The command line of one LUS daemon."""
+        made = self.network()
         return [
+            *(made.enter(name[4:]) if made else ()),
             binary,
             "-f",
             "-i",
@@ -377,10 +405,14 @@ class Cluster:
             killed = procs.stop(group, STOP_SECONDS)
             for name in killed:
                 progress(name, ui.colour(f"did not end within {STOP_SECONDS} s and was killed", "yellow"))
+        if names is None and self.network():
+            self.network().remove()
 
     def destroy(self):
-        """Stops all and deletes the folder's content; the folder must be ours."""
-        self.stop()
+        """Stops all and deletes the folder's content, which must be ours, and networks that are left of it even where the folder is gone."""
+        if self.state is not None:
+            self.stop()
+        network.Network(self.dir).remove()
         self.disconnect()
         # The mark goes last: a destroy that was interrupted can be repeated.
         for entry in sorted(self.dir.iterdir(), key=lambda entry: entry.name in ("vstart.json", ".lock")):
@@ -453,6 +485,7 @@ class Cluster:
 
     def _free_base(self, first):
         """The first base from `first` on whose fixed ports are free; held against other vstarts until this one ends."""
+        addresses = {"127.0.0.1", self.address()}
         for base in range(first, PORT_LAST_BASE + 1, PORT_STEP):
             # The name lives in the network namespace, as the ports do, and ends with this process.
             hold = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -461,22 +494,37 @@ class Cluster:
             except OSError:
                 hold.close()
                 continue
-            if all(_port_free(port) for port in [base, *range(base + PORT_PORTALS, base + PORT_PORTALS + MAX_LUSDS)]):
+            ports = [base, *range(base + PORT_PORTALS, base + PORT_PORTALS + MAX_LUSDS)]
+            if all(_port_free(port, address) for port in ports for address in addresses):
                 self._hold = hold
                 return base
             hold.close()
         raise Failure(f"no free block of ports from {first} to {PORT_LAST_BASE}", "give a lower --port-base")
 
+    def _set_hosts(self, wanted):
+        """Makes the networks of the hosts if they are `wanted`, or the cluster has them already; whether its address is another one then."""
+        number = self.state.get("hosts")
+        if not (wanted or number):
+            return False
+        made = network.Network(self.dir, self.state["fsid"])
+        if not number:
+            network.require()
+            self._require_stopped("to get hosts its address must change", self.names())
+        elif made.find() != number:
+            self._require_stopped("the networks of its hosts must be made anew", self.names())
+        self.state["hosts"] = made.claim(number)
+        return self.state["hosts"] != number
+
     def _move(self, base):
-        """Another cluster took this one's ports while it was down: take others."""
+        """Another cluster took this one's ports while it was down, or its address is another one: takes others."""
         self._require_stopped("the ports must change", self.names())
-        progress("cluster", f"moves from ports {self.state['port_base']} to {base}")
+        progress("cluster", f"moves to {self.address()}, ports from {base}")
         self.state["port_base"] = base
         if (self.dir / "mon.a" / "store.db").exists():
             monmap = self.dir / "monmap"
             self._tool("ceph-mon", "-i", "a", "-c", self.conf, "--extract-monmap", monmap)
             self._tool("monmaptool", "--rm", "a", monmap)
-            self._tool("monmaptool", "--addv", "a", f"[v2:127.0.0.1:{base}]", monmap)
+            self._tool("monmaptool", "--addv", "a", f"[v2:{self.address()}:{base}]", monmap)
             self.save()
             self._write_conf()
             self._tool("ceph-mon", "-i", "a", "-c", self.conf, "--inject-monmap", monmap)
@@ -491,6 +539,7 @@ class Cluster:
         text = CEPH_CONF.format(
             dir=self.dir,
             fsid=self.state["fsid"],
+            address=self.address(),
             mon_port=base,
             port_min=base + PORT_OTHERS,
             port_max=base + PORT_STEP - 1,
@@ -573,7 +622,7 @@ class Cluster:
             shutil.rmtree(data)
             data.mkdir()
             self._tool("monmaptool", "--create", "--fsid", self.state["fsid"], "--enable-all-features", monmap)
-            self._tool("monmaptool", "--addv", "a", f"[v2:127.0.0.1:{self.mon_port()}]", monmap)
+            self._tool("monmaptool", "--addv", "a", f"[v2:{self.address()}:{self.mon_port()}]", monmap)
             # The monitor imports all of these, so that no start waits for a round of `auth add` commands.
             with open(os.open(keys, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
                 file.write(_new_key("mon.") + _caps_lines(self._caps("mon.")))
@@ -584,7 +633,7 @@ class Cluster:
             (data / "done").touch()
         process = self._start("mon.a", ["ceph-mon", "-f", "-i", "a", "-c", self.conf])
         if process:
-            self._wait("mon.a to listen", "mon.a", lambda: _connects("127.0.0.1", self.mon_port()), process)
+            self._wait("mon.a to listen", "mon.a", lambda: _connects(self.address(), self.mon_port()), process)
         return fresh
 
     def _import_keys(self, rados):

@@ -43,12 +43,16 @@ CHECKS = {
     "util-linux": "unshare",
     "zlib1g-dev": "/usr/include/zlib.h",
 }
+# What daemons on hosts of their own are made with.
+NETWORK = {"iproute2": "ip", "util-linux": "nsenter"}
 # What qa/bench compares with, and draws with.
 BENCH = {
     "python3-pygal": "/usr/lib/python3/dist-packages/pygal",
     "tgt": "tgtd",
     "tgt-rbd": "/usr/lib/tgt/backing-store/bs_rbd.so",
 }
+# The virtual machine with dm-multipath (qa/vm); mke2fs, which it takes too, is among CLIENTS.
+VM = {"cpio": "cpio", "qemu-system-x86": "qemu-system-x86_64"}
 # What qa/run makes its Python environment with.
 VENV = {"python3-venv": "/usr/lib/python3.*/ensurepip/__init__.py"}
 # What qa/bench/micro counts instructions with.

@@ -11,6 +11,7 @@ import unittest
 import unittest.mock
 
 import layout
+import network
 import packages
 import procs
 import steps
@@ -181,6 +182,38 @@ class Procs(unittest.TestCase):
                 time.sleep(0.01)
             self.assertEqual(procs.stop([process], 0.2), ["x"])
             self.assertEqual(process.child.wait(), -signal.SIGKILL)
+
+
+class Networks(unittest.TestCase):
+    """Hosts of their own; qa/checks/vstart-hosts makes some."""
+
+    def test_no_two_share_an_address(self):
+        hosts = [(name, number, id_) for name in network.NETWORKS for number in network.NUMBERS for id_ in (None, *network.IDS)]
+        for of in (network.address, network._mac):
+            self.assertEqual(len({of(*host) for host in hosts}), len(hosts))
+        self.assertEqual((network.address("ceph", 7), network.address("public", 254, "z")), ("198.18.7.1", "198.19.254.35"))
+
+    def test_names_are_short_enough_for_the_kernel(self):
+        self.assertLess(len(f"lus{max(network.NUMBERS)}z-{max(network.NETWORKS, key=len)}"), 16)
+
+    def test_whose_they_are(self):
+        mine = network.Network("/tmp/mine", "1-2")
+        self.assertTrue(mine._is_mine("lus-vstart:1-2:/tmp/other"))
+        self.assertFalse(mine._is_mine("lus-vstart:1-3:/tmp/mine"))
+        self.assertTrue(network.Network("/tmp/mine")._is_mine("lus-vstart:1-3:/tmp/mine"))
+        for stranger in ("", "lus-vstart", "uplink", "lus-vstart:1-3:/tmp/mine2"):
+            self.assertFalse(network.Network("/tmp/mine")._is_mine(stranger))
+
+    def test_who_cannot_is_told_why(self):
+        with unittest.mock.patch.object(network.os, "geteuid", return_value=1000), self.assertRaisesRegex(network.Failure, "only root"):
+            network.require()
+        with unittest.mock.patch.object(network.os, "geteuid", return_value=0), unittest.mock.patch.object(network.shutil, "which", return_value=None):
+            with self.assertRaisesRegex(network.Failure, "iproute2.*util-linux"):
+                network.require()
+        for said, todo in (("RTNETLINK answers: Operation not permitted", "CAP_NET_ADMIN"), ("Error: Unknown device type.", "kernel")):
+            with self.assertRaises(network.Failure) as caught:
+                network._fail(["link"], unittest.mock.Mock(stderr=said))
+            self.assertIn(todo, caught.exception.todo)
 
 
 class Options(unittest.TestCase):

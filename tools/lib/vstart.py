@@ -14,6 +14,7 @@ import time
 
 import build
 import cluster as clusters
+import network
 import packages
 import procs
 import ui
@@ -24,7 +25,7 @@ PROGRAM = "tools/vstart"
 
 ABOUT = """\
 A real Ceph cluster with LUS daemons on this machine: a monitor, a manager and BlueStore OSDs on sparse files, cephx
-on, everything on 127.0.0.1 and below one folder. Several can run side by side, and a host's own Ceph is never touched:
+on, everything on 127.0.0.1 (or with --hosts on networks of its own) and below one folder. Several can run side by side, and a host's own Ceph is never touched:
 nothing of /etc/ceph, /var/lib/ceph or /run/ceph is read or written.
 
 Start here:
@@ -43,6 +44,20 @@ last `up`. Counts only grow.
     tools/vstart up --osds 3 --lusds 2                      three OSDs, lus.a and lus.b
     tools/vstart up --lusds 0                               Ceph alone; nothing is built
     tools/vstart up --dir /tmp/second --port-base 14000     one more cluster, on other ports
+    tools/vstart up --lusds 2 --hosts                       lus.a and lus.b on hosts of their own, which can be cut off (root)
+"""
+
+CUT = """\
+Cuts a daemon off from one or both of its networks, of a cluster that was started with `up --hosts`: nothing comes or goes, nothing is refused, no interface
+loses its carrier. What is cut stays so, also over a restart of the daemon, until `heal`, or `down` of the whole cluster.
+
+    tools/vstart cut lus.a ceph         lus.a reaches neither Ceph nor other daemons; iSCSI hosts reach it
+    tools/vstart cut lus.a public       iSCSI hosts do not reach it
+    tools/vstart cut lus.a both
+    tools/vstart heal lus.a
+
+Each daemon's host is the network namespace lusN-ID (`tools/vstart status` says N), with the interfaces `ceph` (198.18.N.10 for lus.a, .11 for lus.b ...)
+and `public` (198.19.N.10 ...). This machine is 198.18.N.1, where Ceph listens, and 198.19.N.1. To look around: ip netns exec lusN-a ss -tn
 """
 
 STATUS_EXIT = "Exits with 0 if everything runs, 3 if something does not, 2 if there is no cluster."
@@ -95,6 +110,11 @@ def _parser():
     shape.add_argument(
         "--listen", type=_address, metavar="ADDR", help="where the daemons' portals listen (default 127.0.0.1)"
     )
+    shape.add_argument(
+        "--hosts",
+        action="store_true",
+        help="each LUS daemon in a network namespace of its own, which `cut` and `heal` are for (takes root; stays so at the next `up`)",
+    )
     shape.add_argument("--profile", choices=build.PROFILES, help="of the build (default release)")
     shape.add_argument("--no-build", action="store_true", help="take the binaries as they are")
 
@@ -119,6 +139,11 @@ def _parser():
     logs.add_argument("names", nargs="*", metavar="NAME", help="such as lus.a or mon.a (default: all)")
     logs.add_argument("-n", "--lines", type=_number(1, 1 << 20), default=20, metavar="N", help="of each (default 20)")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
+    cut = add("cut", _cut, "cut a daemon's network, of a cluster with --hosts", more=CUT)
+    cut.add_argument("name", metavar="ID", help="such as lus.a or a")
+    cut.add_argument("network", choices=network.CUTS)
+    heal = add("heal", _heal, "the end of a cut", more=CUT)
+    heal.add_argument("name", metavar="ID", help="such as lus.a or a")
     add("demo", _demo, "from nothing to a served disk, and how to attach it", (common, shape))
     add("destroy", _destroy, "stop it and delete its folder")
     return parser
@@ -128,7 +153,7 @@ def _parser():
 
 
 def _up(options, cluster):
-    packages.ensure(options.install, packages.CLUSTER)
+    packages.ensure(options.install, packages.CLUSTER, *_for_hosts(options))
     with cluster.locked():
         _start(options, cluster, options.install)
     ui.progress("cluster", ui.colour("is up", "green"))
@@ -144,6 +169,7 @@ def _start(options, cluster, install):
         listen=options.listen,
         pools=options.pool,
         profile=options.profile,
+        hosts=options.hosts,
     )
     profile = cluster.state["profile"]
     missing = [name for name in cluster.lusd_names() if not cluster.process(name).pid()]
@@ -155,6 +181,37 @@ def _start(options, cluster, install):
         raise Failure(f"{build.bin_dir(profile)} has no lusd", "leave out --no-build, or give --lusds 0")
     cluster.start_ceph()
     cluster.start_lusds(build.bin_dir(profile) / "lusd")
+
+
+def _for_hosts(options):
+    """Groups of packages for --hosts. Who is not root is told so before anything is installed."""
+    if not options.hosts:
+        return ()
+    network.require_root()
+    return (packages.NETWORK,)
+
+
+def _cut(options, cluster):
+    _network(cluster).cut(_id(options.name), options.network)
+    return 0
+
+
+def _heal(options, cluster):
+    _network(cluster).heal(_id(options.name))
+    return 0
+
+
+def _network(cluster):
+    cluster.require()
+    network.require()
+    made = cluster.network()
+    if made is None:
+        raise Failure("the daemons of this cluster have no hosts of their own", "start one that has: tools/vstart up --hosts")
+    return made
+
+
+def _id(name):
+    return name.removeprefix("lus.")
 
 
 def _down(options, cluster):
@@ -171,6 +228,7 @@ def _destroy(_options, cluster):
     if cluster.state is None and cluster.dir.is_dir() and os.listdir(cluster.dir) not in ([], [".lock"]):
         raise Failure(f"{cluster.dir} is not a cluster of vstart's; it stays", "look at what it is")
     if cluster.state is None and not cluster.dir.is_dir():
+        network.Network(cluster.dir).remove()
         ui.progress("cluster", f"there is none in {cluster.dir}")
         return 0
     with cluster.locked():
@@ -185,37 +243,44 @@ def _status(options, cluster):
             cluster.require()
         print("{}")
         return 2
-    daemons = [_daemon_status(cluster, name) for name in cluster.names()]
+    made = cluster.network()
+    cuts = made.cuts() if made else {}
+    daemons = [_daemon_status(cluster, name, cuts) for name in cluster.names()]
     whole = {
         "dir": str(cluster.dir),
         "fsid": cluster.state["fsid"],
         "health": cluster.health(),
         "port_base": cluster.state["port_base"],
+        "hosts": cluster.state.get("hosts"),
         "daemons": daemons,
     }
     if options.format == "plain":
         print(f"cluster {whole['fsid']} in {cluster.dir}: {whole['health'] or 'the monitor does not run'}\n")
+        if whole["hosts"]:
+            print(f"hosts of their own: network namespaces lus{whole['hosts']}-a and on\n")
         rows = []
         for daemon in daemons:
             started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(daemon["started"])) if daemon["pid"] else "-"
-            rows.append([daemon["name"], daemon["state"], daemon["pid"] or "-", started, daemon["address"] or "-"])
+            state = ", ".join([daemon["state"], *(f"{network} cut" for network in daemon["cut"])])
+            rows.append([daemon["name"], state, daemon["pid"] or "-", started, daemon["address"] or "-"])
         print(ui.table(["NAME", "STATE", "PID", "STARTED", "ADDRESS"], rows))
     else:
         print(json.dumps(whole, indent=4 if options.format == "json-pretty" else None))
     return 0 if all(daemon["pid"] for daemon in daemons) else 3
 
 
-def _daemon_status(cluster, name):
+def _daemon_status(cluster, name, cuts):
     process = cluster.process(name)
     pid = process.pid()
     address = None
     if name.startswith("lus."):
         address = cluster.portal(name)
     elif name.startswith("mon."):
-        address = f"127.0.0.1:{cluster.mon_port()}"
+        address = f"{cluster.address()}:{cluster.mon_port()}"
     return {
         "name": name,
         "state": "running" if pid else "stopped",
+        "cut": cuts.get(_id(name), []) if name.startswith("lus.") else [],
         "pid": pid,
         "started": process.started_at() if pid else None,
         "address": address,
@@ -259,7 +324,7 @@ def _demo(options, cluster):
 
     if options.no_build is False:
         build.require_cargo()
-    packages.ensure(True, packages.CLUSTER, packages.BUILD, packages.CLIENTS)
+    packages.ensure(True, packages.CLUSTER, packages.BUILD, packages.CLIENTS, *_for_hosts(options))
     if options.lusds == 0:
         raise Failure("a demo needs a daemon", "leave out --lusds 0")
     if options.lusds is None and not (cluster.state or {}).get("lusds"):
