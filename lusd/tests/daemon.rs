@@ -7,7 +7,7 @@ use lus_map::change::lu::move_to;
 use lus_map::{DaemonId, Epoch, LuState};
 use lusd_ceph::OpenMode;
 use rustix::process::Signal;
-use support::{Bench, ceph, served_by, until};
+use support::{Bench, Daemon, ceph, served_by, until};
 
 const MON_CAPS: &str = "profile rbd, allow r";
 
@@ -144,8 +144,8 @@ async fn an_older_start_gives_way() {
     bench.remove(&["x"]).await;
 }
 
-/// Waits until the map says that `id` is up in a start later than `before`.
-async fn next_start(bench: &Bench, id: &DaemonId, before: Epoch) -> Epoch {
+/// Waits until the map says that `id`, which is `daemon`, is up in a start later than `before`.
+async fn next_start(bench: &Bench, daemon: &Daemon, id: &DaemonId, before: Epoch) -> Epoch {
     let found = || async {
         let map = bench.store.latest().await.unwrap();
         map.daemon(id)
@@ -158,7 +158,7 @@ async fn next_start(bench: &Bench, id: &DaemonId, before: Epoch) -> Epoch {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    panic!("no later start of lus.{id}");
+    panic!("no later start of lus.{id}:\n{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,7 @@ async fn a_stopped_owner_is_taken_from_and_comes_back_as_a_new_start_of_the_same
     assert!(ceph(&["osd", "blocklist", "ls"]).contains(old.addr.as_str()), "fenced first");
     daemons[owner].signal(Signal::CONT);
     daemons[owner].until_log("runs itself again").await;
-    next_start(&bench, &ids[owner], old.up_from).await;
+    next_start(&bench, &daemons[owner], &ids[owner], old.up_from).await;
     daemons[owner].until_logs("lusd::app: ready", 2).await;
     for daemon in &daemons {
         daemon.signal(Signal::TERM);
