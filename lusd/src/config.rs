@@ -402,6 +402,7 @@ impl Config {
             connections: s.number("lus_connections_max"),
             send_timeout: s.time("lus_send_timeout"),
             iscsi: Arc::new(iscsi),
+            ..Limits::default()
         };
         self.check()?;
         Ok(self)

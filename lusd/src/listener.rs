@@ -239,6 +239,8 @@ mod tests {
         assert_eq!(error.to_string(), format!("cannot listen on {address}"));
         let stream = TcpStream::connect(address).unwrap();
         prepare(&stream, Duration::from_secs(3)).unwrap();
-        assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(3)));
     }
 }

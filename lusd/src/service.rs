@@ -10,7 +10,14 @@ use crate::net::memory::DataMemory;
 use crate::target::sessions::Sessions;
 use crate::target::view::View;
 
-/// Bounds of the data path. Each can be set; see `lusd --help`.
+/// An initiator that has waited so long may give a command up, and repeat it elsewhere: what changes data and came longer ago is not
+/// submitted, and a connection on which something stood unread for longer is reset. Below the shortest time after which initiators
+/// do ([`GIVE_UP_MIN`]), by enough for what else is between.
+pub const STALL_BOUND: Duration = Duration::from_secs(3);
+/// The shortest time after which a supported initiator may give a command up: shipped with the settings for hosts.
+pub const GIVE_UP_MIN: Duration = Duration::from_secs(5);
+
+/// Bounds of the data path. All but the stall bound can be set; see `lusd --help`.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Data memory of the daemon, bytes.
@@ -21,6 +28,8 @@ pub struct Limits {
     pub connections: usize,
     /// A connection whose peer takes nothing of a pending answer for this long is reset.
     pub send_timeout: Duration,
+    /// How old a command may be when it is submitted: see [`STALL_BOUND`].
+    pub stall_bound: Duration,
     /// What iSCSI negotiates and bounds.
     pub iscsi: Arc<lusd_iscsi::Config>,
 }
@@ -32,6 +41,7 @@ impl Default for Limits {
             connection_memory: 32 << 20,
             connections: 4096,
             send_timeout: Duration::from_secs(30),
+            stall_bound: STALL_BOUND,
             iscsi: Arc::default(),
         }
     }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lus_map::{
     Backend as MapBackend, ClientAddr, DaemonId, Holder, ImageSpec, InstanceKey, Lu, LuId, LusMap,
@@ -44,7 +44,7 @@ use handover::Over;
 
 /// How long the first look at an image may take before its LU is shown without a size.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often an LU that another daemon owns is looked at for its size.
+/// How often an LU that another daemon owns is looked at for its size, if no host asks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// The same while no look has succeeded.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -209,9 +209,11 @@ impl Task {
     async fn run(mut self) {
         let lu = self.current().lu;
         let mut client = self.shared.clients.of(&lu.id);
-        let geometry = self.look(&lu).await.unwrap_or_else(|| Geometry::of_map(&lu));
+        let seen = self.look(&lu).await;
+        let geometry = seen.unwrap_or_else(|| Geometry::of_map(&lu));
         let access = if self.current().here { AccessState::Transitioning } else { AccessState::Standby };
         let Some(mut unit) = self.make(&lu, geometry, access).await else { return };
+        unit.note_look(Instant::now(), seen.is_some());
         let mut pause = RETRY_MIN;
         loop {
             let wanted = self.current();
@@ -346,18 +348,33 @@ impl Task {
         unit
     }
 
-    /// Until the map wants something else, looks at the size now and then.
+    /// Until the map wants something else, looks at the size when a host asks for it, and now and then.
     async fn idle(&mut self, unit: Arc<Unit>) -> Arc<Unit> {
         let unseen = unit.scsi.capacity_bytes() == 0;
         let interval = if unseen { LOOK_AGAIN } else { LOOK_INTERVAL };
-        if tokio::time::timeout(interval, self.wanted.changed()).await.is_ok() {
-            return unit;
+        tokio::select! {
+            biased;
+            _ = self.wanted.changed() => return unit,
+            () = unit.until_look_is_wanted() => {}
+            () = tokio::time::sleep(interval) => {}
         }
         let lu = self.current().lu;
-        match self.look(&lu).await {
-            Some(geometry) => self.reshape(unit, &lu, geometry, AccessState::Standby).await,
-            None => unit,
+        let mut wanted = self.wanted.clone();
+        let seen = tokio::select! {
+            biased;
+            // What is placed here now must not wait for a look.
+            _ = wanted.changed() => None,
+            seen = self.look(&lu) => seen,
+        };
+        let shown = match seen {
+            Some(geometry) => self.reshape(unit.clone(), &lu, geometry, AccessState::Standby).await,
+            None => unit.clone(),
+        };
+        for unit in [unit, shown.clone()] {
+            unit.note_look(Instant::now(), seen.is_some());
         }
+        self.shared.service.sessions.wake_all();
+        shown
     }
 
     /// One attempt, given up when the map wants something else; replaces a client that is of no use any more.

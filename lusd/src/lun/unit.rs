@@ -1,7 +1,8 @@
 //! A logical unit as this daemon knows it: what SCSI says of it, its gate, and its backend while this daemon owns it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwapOption, Guard};
 use lus_map::LuId;
@@ -28,7 +29,19 @@ pub struct Unit {
     /// The highest epoch of which an operation was lost or has an outcome that is not known, whether the gate was open or shut.
     lost_epoch: AtomicU64,
     lost: Notify,
+    looks: Looks,
 }
+
+/// While another daemon serves the unit, what is known of it here is what was seen of the image.
+#[derive(Default)]
+struct Looks {
+    /// Looks that have ended, and when the last one did.
+    ended: Mutex<(u64, Option<Instant>)>,
+    wanted: Notify,
+}
+
+/// What was seen so lately is not looked at again because a host asks.
+pub const LOOK_FRESH: Duration = Duration::from_secs(2);
 
 impl Unit {
     /// A unit that is not served yet; `shards` as for [`Gate::new`].
@@ -42,6 +55,7 @@ impl Unit {
             reset_generation: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),
             lost: Notify::new(),
+            looks: Looks::default(),
         })
     }
 
@@ -108,6 +122,43 @@ impl Unit {
     #[inline]
     pub fn reads_into_buffers(&self) -> bool {
         self.backend().as_ref().is_some_and(|backend| backend.read_needs_buffer())
+    }
+
+    /// A host asks for the size. If that is another daemon's to serve and was not looked at just now: wakes
+    /// [`Unit::until_look_is_wanted`], and says which look to wait for.
+    pub fn ask_for_look(&self, now: Instant) -> Option<u64> {
+        if self.scsi.access() != AccessState::Standby {
+            return None;
+        }
+        let (ended, last) = *self.looks();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < LOOK_FRESH) {
+            return None;
+        }
+        self.looks.wanted.notify_one();
+        Some(ended + 1)
+    }
+
+    /// Whether that look has ended.
+    pub fn was_looked_at(&self, look: u64) -> bool {
+        self.looks().0 >= look
+    }
+
+    /// Waits until a host asks.
+    pub async fn until_look_is_wanted(&self) {
+        self.looks.wanted.notified().await;
+    }
+
+    /// A look has ended; `seen`: not in vain.
+    pub fn note_look(&self, now: Instant, seen: bool) {
+        let mut looks = self.looks();
+        looks.0 += 1;
+        if seen {
+            looks.1 = Some(now);
+        }
+    }
+
+    fn looks(&self) -> MutexGuard<'_, (u64, Option<Instant>)> {
+        self.looks.ended.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The current reset generation.

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::arrivals::Arrivals;
 use super::memory::ConnectionMemory;
 use super::shard::{Inbox, Shard};
 use crate::target::session::{Carrier, Flow, Session};
@@ -70,12 +71,14 @@ impl End {
 
 /// The parts of a connection that a session works with, beside the session itself.
 macro_rules! carrier {
-    ($connection:ident) => {
+    ($connection:ident, $now:expr) => {
         Carrier {
             shard: &$connection.shard,
             inbox: &$connection.inbox,
             memory: &$connection.memory,
             proto: &mut $connection.proto,
+            now: $now,
+            since: $connection.arrivals.since(),
         }
     };
 }
@@ -113,6 +116,7 @@ struct Connection {
     notify: Arc<Notify>,
     handle: Arc<ConnectionHandle>,
     memory: Arc<ConnectionMemory>,
+    arrivals: Arrivals,
     session: Option<Session>,
     nexus: Option<Nexus>,
     /// When output was last seen to move, while there is some.
@@ -128,19 +132,17 @@ impl Connection {
         let service = &shard.service;
         let notify = Arc::new(Notify::new());
         let handle = service.sessions.enter(notify.clone());
+        let now = Instant::now();
         Self {
-            proto: lusd_iscsi::Connection::new(
-                service.limits.iscsi.clone(),
-                Instant::now(),
-                handle.id as u32,
-            ),
+            proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), now, handle.id as u32),
+            arrivals: Arrivals::new(now),
             inbox: Inbox::new(notify.clone()),
             memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
             session: None,
             nexus: None,
             output_since: None,
             logout_asked: false,
-            stalls: shard.note_running(Instant::now()),
+            stalls: shard.note_running(now),
             notify,
             handle,
             stream,
@@ -177,9 +179,15 @@ impl Connection {
 
     /// Handles everything that is there now: outcomes, input, output.
     async fn round(&mut self) -> Result<(), End> {
-        if self.shard.note_running(Instant::now()) != self.stalls {
+        let now = Instant::now();
+        if self.shard.note_running(now) != self.stalls {
             return Err(End::Reset("the daemon stood still: what is in it may be given up by now"));
         }
+        let waits = || rustix::io::ioctl_fionread(&self.stream).map_err(io::Error::from);
+        if self.arrivals.is_stale(now, self.shard.service.limits.stall_bound, waits)? {
+            return Err(End::Reset("what it has sent stood unread for too long: it may be given up by now"));
+        }
+        self.arrivals.note(now, waits)?;
         match self.handle.stop() {
             Stop::No => {}
             Stop::Logout => self.ask_for_logout(),
@@ -193,7 +201,7 @@ impl Connection {
         if let Some(session) = &mut self.session {
             self.proto.set_window_closed(self.memory.daemon().is_tight());
             session.refresh(&self.shard).map_err(|_| End::Asked)?;
-            session.resume(&mut carrier!(self));
+            session.resume(&mut carrier!(self, now));
         }
         self.outcomes()?;
         for _ in 0..READS_PER_ROUND {
@@ -205,7 +213,7 @@ impl Connection {
         loop {
             self.events().await?;
             if let Some(session) = &mut self.session {
-                session.feed(&mut carrier!(self));
+                session.feed(&mut carrier!(self, now));
             }
             self.outcomes()?;
             // What is there already may have been held up by answers that waited to be sent.
@@ -250,6 +258,7 @@ impl Connection {
             Ok(0) => Err(End::Eof),
             Ok(n) => {
                 self.proto.received(n);
+                self.arrivals.received(n);
                 Ok(true)
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -304,14 +313,14 @@ impl Connection {
                     let Some(session) = &mut self.session else {
                         return Err(End::Reset("a SCSI command in a discovery session"));
                     };
-                    match session.command(command, &mut carrier!(self)) {
+                    match session.command(command, &mut carrier!(self, now)) {
                         Flow::Taken => {}
                         Flow::NoMemory => return Ok(()),
                     }
                 }
                 Event::DataOut { tag, data } => {
                     if let Some(session) = &mut self.session {
-                        session.data_out(tag, data, &mut carrier!(self));
+                        session.data_out(tag, data, &mut carrier!(self, now));
                     }
                 }
                 Event::DataOutFailed { tag, condition } => {
@@ -321,7 +330,7 @@ impl Connection {
                 }
                 Event::TaskManagement(request) => {
                     if let Some(session) = &mut self.session {
-                        session.task_management(&request, &mut carrier!(self));
+                        session.task_management(&request, &mut carrier!(self, now));
                     }
                 }
                 Event::LogoutRequested { .. } => {
@@ -337,6 +346,9 @@ impl Connection {
                     return Err(End::Protocol(reason));
                 }
             }
+        }
+        if !self.proto.is_waiting() && !self.proto.is_output_full() {
+            self.arrivals.caught_up();
         }
         Ok(())
     }

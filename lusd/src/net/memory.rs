@@ -6,6 +6,8 @@
 //!
 //! Why nothing waits for ever: a connection stops reading only while none of its commands waits for data that would come behind; and when
 //! all memory is held by commands that wait for more of it, the reserve, of which there is one in the daemon, lets one after the other end.
+//! A command for whose data there is no memory for two thirds of the stall bound is BUSY, and its data is dropped: what stands behind it is
+//! read before it is too old.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

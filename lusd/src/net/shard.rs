@@ -34,9 +34,6 @@ use crate::service::Service;
 /// Connections that wait to be taken over by one shard; beyond it the accept loop waits.
 const ACCEPT_QUEUE: usize = 256;
 
-/// A shard that did not run for longer than this does not go on with the connections that it has: their initiators may have given up
-/// what is in them. Below the shortest time after which initiators do (5 s).
-pub const STALL_BOUND: Duration = Duration::from_secs(3);
 /// How often an idle shard notes that it runs.
 const CLOCK_TICK: Duration = Duration::from_millis(500);
 
@@ -296,14 +293,15 @@ impl Shard {
         })
     }
 
-    /// The shard runs; returns how often it has stood still for longer than [`STALL_BOUND`]. Connections of before such a time hold
+    /// The shard runs; returns how often it has stood still for longer than the stall bound. Connections of before such a time hold
     /// commands that their initiators may have given up, and repeated elsewhere: they are reset before they are read again.
     pub fn note_running(&self, now: Instant) -> u64 {
-        if now.saturating_duration_since(self.ran.replace(now)) > STALL_BOUND {
+        let bound = self.service.limits.stall_bound;
+        if now.saturating_duration_since(self.ran.replace(now)) > bound {
             self.stalls.set(self.stalls.get() + 1);
             warn!(
                 shard = self.index,
-                bound_s = STALL_BOUND.as_secs(),
+                bound_s = bound.as_secs(),
                 "stood still for too long: its connections are reset"
             );
         }

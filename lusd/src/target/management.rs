@@ -135,12 +135,12 @@ impl Session {
                 self.set(tag, Task::Aborted);
                 true
             }
-            Some(Task::Collecting { .. } | Task::Hungry { .. } | Task::Parked { .. }) => {
+            Some(Task::Collecting { .. } | Task::Hungry { .. } | Task::Parked { .. } | Task::Asking(_)) => {
                 proto.abandon(tag);
                 false
             }
             None => {
-                if self.waiting.as_ref().is_some_and(|command| command.tag == tag) {
+                if self.waiting.as_ref().is_some_and(|(command, _)| command.tag == tag) {
                     self.waiting = None;
                     proto.abandon(tag);
                 }
@@ -160,6 +160,7 @@ impl Session {
                 | Task::Hungry { unit, .. }
                 | Task::Parked { unit, .. }
                 | Task::Running { unit, .. } => of(unit),
+                Task::Asking(asking) => of(&asking.unit),
                 // Which unit it was on is forgotten; waiting for one too many is safe.
                 Task::Aborted => true,
             };

@@ -12,17 +12,19 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, Response, ScsiCommand, TaskTag};
+use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    AccessState, After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseFormat, SenseKey,
-    SessionView, Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
+    AccessState, After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseKey, SessionView,
+    Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
 };
 use tracing::{debug, warn};
 
+use super::answer::{Reply, answer, good, put_off, refuse};
+use super::capacity::Asking;
 use super::management::Management;
-use crate::lun::backend::BackendError;
 use crate::lun::unit::Unit;
 use crate::lun::work::Work;
 use crate::net::memory::{Charge, ConnectionMemory};
@@ -38,6 +40,10 @@ pub struct Carrier<'a> {
     pub memory: &'a Arc<ConnectionMemory>,
     /// The protocol.
     pub proto: &'a mut Proto,
+    /// The time.
+    pub now: Instant,
+    /// Nothing of what is being taken in came before this.
+    pub since: Instant,
 }
 
 /// Whether a command was taken over.
@@ -64,7 +70,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn scsi(&self) -> lusd_scsi::Unit<'_> {
+    pub(super) fn scsi(&self) -> lusd_scsi::Unit<'_> {
         lusd_scsi::Unit { lu: &self.unit.scsi, nexus: &self.nexus }
     }
 }
@@ -81,6 +87,22 @@ impl SessionView for Luns {
     }
 }
 
+/// How it was when a task came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// The unit's, then.
+    pub(super) reset_generation: u64,
+    /// The initiator has not given it up before this. Later than the command where data came that was asked for, or comes as it is sent.
+    alive: Instant,
+}
+
+impl Entry {
+    /// Whether tasks of the unit were ended since.
+    pub(super) fn is_ended(&self, unit: &Unit) -> bool {
+        unit.reset_generation() != self.reset_generation
+    }
+}
+
 /// Where a task stands.
 pub(super) enum Task {
     /// Its data-out is on the way.
@@ -91,43 +113,38 @@ pub(super) enum Task {
         charge: Charge,
         /// Bytes that are not charged yet: what they are for has not been asked for.
         missing: usize,
-        reset_generation: u64,
+        /// The initiator sends the last of the data while it still waits for the task.
+        proves: bool,
+        entry: Entry,
     },
     /// A read that waits for memory.
-    Hungry { lun: Lun, unit: Arc<Unit>, plan: Plan, missing: usize, reset_generation: u64 },
+    Hungry { lun: Lun, unit: Arc<Unit>, plan: Plan, missing: usize, entry: Entry },
     /// A barrier is held on its unit.
-    Parked { unit: Arc<Unit>, work: Work, charge: Option<Charge>, reply: Reply, reset_generation: u64 },
+    Parked { unit: Arc<Unit>, work: Work, charge: Option<Charge>, reply: Reply, entry: Entry },
+    /// A look at its unit is awaited.
+    Asking(Asking),
     /// Between the two passages of the gate.
     Running { unit: Arc<Unit>, reply: Reply },
     /// As `Running`, but ended by a task management function: it is not answered.
     Aborted,
 }
 
-/// What the answer of a task needs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reply {
-    pub(super) lun: Lun,
-    /// First byte on the medium, for INFORMATION.
-    at: u64,
-    writes: bool,
-    /// Bytes that the CDB moves, for the residual count.
-    transfer_length: u64,
-}
-
 /// See the module's text.
 pub struct Session {
     initiator: String,
-    port: TargetPort,
+    pub(super) port: TargetPort,
     pub(super) luns: Luns,
     generation: u64,
     /// By task tag.
     pub(super) tasks: Vec<Option<(TaskTag, Task)>>,
-    /// The command that waits for data memory.
-    pub(super) waiting: Option<ScsiCommand>,
+    /// The command that waits for data memory, and before when it did not come.
+    pub(super) waiting: Option<(ScsiCommand, Instant)>,
     /// Set while any task is parked.
     parked: bool,
     /// Set while any task waits for memory.
     hungry: bool,
+    /// Set while any task waits for a look.
+    pub(super) asking: bool,
     pub(super) management: Management,
 }
 
@@ -153,6 +170,7 @@ impl Session {
             waiting: None,
             parked: false,
             hungry: false,
+            asking: false,
             management: Management::default(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
@@ -199,7 +217,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tries again what was held up: tasks parked at a gate, answers to task management, a command without memory.
+    /// Tries again what was held up: tasks parked at a gate or for a look, answers to task management, a command without memory.
     pub fn resume(&mut self, cx: &mut Carrier<'_>) {
         if self.parked {
             self.parked = false;
@@ -207,28 +225,33 @@ impl Session {
                 if !matches!(self.tasks[index], Some((_, Task::Parked { .. }))) {
                     continue;
                 }
-                let Some((tag, Task::Parked { unit, work, charge, reply, reset_generation })) =
-                    self.tasks[index].take()
+                let Some((tag, Task::Parked { unit, work, charge, reply, entry })) = self.tasks[index].take()
                 else {
                     unreachable!("looked at above")
                 };
-                if unit.reset_generation() == reset_generation {
-                    self.start(tag, unit, work, charge, reply, reset_generation, cx);
-                } else {
+                if entry.is_ended(&unit) {
                     cx.proto.abandon(tag);
+                } else {
+                    self.start(tag, unit, work, charge, reply, entry, cx);
                 }
             }
         }
         self.feed(cx);
+        self.answer_looked_at(cx);
         self.answer_management(cx.proto);
-        if let Some(command) = self.waiting.take() {
-            self.command(command, cx);
+        if let Some((command, came)) = self.waiting.take() {
+            self.take_over(command, came, cx);
         }
     }
 
     /// A command has arrived. It is answered, or on its way, unless there is no memory for it: then it is kept, and taken up again by
     /// [`Session::resume`].
     pub fn command(&mut self, command: ScsiCommand, cx: &mut Carrier<'_>) -> Flow {
+        let came = cx.since;
+        self.take_over(command, came, cx)
+    }
+
+    fn take_over(&mut self, command: ScsiCommand, came: Instant, cx: &mut Carrier<'_>) -> Flow {
         let tag = command.tag;
         let lun = Lun::from_wire(command.lun.to_be_bytes());
         let slot = lun.and_then(|lun| self.luns.0.get(&lun));
@@ -249,6 +272,10 @@ impl Session {
             return Flow::Taken;
         };
         let unit = slot.unit.clone();
+        let entry = Entry { reset_generation: unit.reset_generation(), alive: came };
+        if self.looks_first(&command, &unit, entry, cx) {
+            return Flow::Taken;
+        }
         let edtl = u64::from(command.expected_data_transfer_length);
         let available = if command.write { edtl } else { 0 };
         if plan.transfer_out > 0
@@ -264,30 +291,31 @@ impl Session {
             _ => 0,
         };
         if wanted > 0 {
-            return self.collect(command, lun, unit, plan, wanted, read_bytes, cx);
+            return self.collect(command, entry, lun, unit, plan, wanted, read_bytes, cx);
         }
         cx.proto.accept(tag, DataOut::None);
-        let reset_generation = unit.reset_generation();
         let charge = match read_bytes {
             0 => None,
             missing => match cx.memory.try_charge_spare(missing) {
                 Some(charge) => Some(charge),
                 None => {
-                    self.set(tag, Task::Hungry { lun, unit, plan, missing, reset_generation });
+                    self.set(tag, Task::Hungry { lun, unit, plan, missing, entry });
                     self.hungry = true;
                     return Flow::Taken;
                 }
             },
         };
-        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, reset_generation, cx);
+        self.carry_out(tag, lun, unit, plan, Bytes::new(), charge, entry, cx);
         Flow::Taken
     }
 
-    /// Takes over a command with data-out, or refuses it with TASK SET FULL, or keeps it until there is memory.
+    /// Takes over a command with data-out, or refuses it with TASK SET FULL, or keeps it until there is memory; but not until what came
+    /// behind it is too old to be read: then it is BUSY.
     #[expect(clippy::too_many_arguments, reason = "a command's parts, taken apart by the caller")]
     fn collect(
         &mut self,
         command: ScsiCommand,
+        entry: Entry,
         lun: Lun,
         unit: Arc<Unit>,
         plan: Plan,
@@ -302,28 +330,29 @@ impl Session {
             Some(charge) => (charge, 0),
             None => match cx.memory.try_charge(at_once) {
                 Some(charge) => (charge, all - at_once),
-                None if self
-                    .tasks
-                    .iter()
-                    .flatten()
-                    .any(|(_, task)| matches!(task, Task::Collecting { .. })) =>
-                {
-                    // Not reading on would keep from these what they wait for.
-                    debug!(lu = %unit.name, bytes = at_once, "no memory: TASK SET FULL");
-                    let status = Status::TaskSetFull as u8;
-                    let (data_in, transfer_length) = (Bytes::new(), plan.transfer_out);
-                    cx.proto.respond(tag, Response { status, sense: &[], data_in, transfer_length });
-                    return Flow::Taken;
-                }
                 None => {
-                    self.waiting = Some(command);
-                    return Flow::NoMemory;
+                    // Not reading on would keep from these what they wait for.
+                    let collects =
+                        self.tasks.iter().flatten().any(|(_, task)| matches!(task, Task::Collecting { .. }));
+                    let patience = cx.shard.service.limits.stall_bound / 3 * 2;
+                    let status = if collects {
+                        Status::TaskSetFull
+                    } else if cx.now.saturating_duration_since(entry.alive) > patience {
+                        Status::Busy
+                    } else {
+                        self.waiting = Some((command, entry.alive));
+                        return Flow::NoMemory;
+                    };
+                    debug!(lu = %unit.name, bytes = at_once, ?status, "no memory");
+                    put_off(cx.proto, tag, status, plan.transfer_out);
+                    return Flow::Taken;
                 }
             },
         };
         let (len, buf) = (wanted as u32, BytesMut::with_capacity(wanted));
-        let reset_generation = unit.reset_generation();
-        self.set(tag, Task::Collecting { lun, unit, plan, charge, missing, reset_generation });
+        // What is asked for later on is sent only by who still waits.
+        let proves = missing == 0 || at_once < wanted;
+        self.set(tag, Task::Collecting { lun, unit, plan, charge, missing, proves, entry });
         self.hungry |= missing > 0;
         cx.proto.accept(
             tag,
@@ -356,17 +385,14 @@ impl Session {
         }
         for (tag, more) in fed {
             match self.take(tag) {
-                Some(Task::Collecting { lun, unit, plan, charge, reset_generation, .. }) => {
+                Some(Task::Collecting { lun, unit, plan, charge, proves, entry, .. }) => {
                     let charge = charge.join(more);
-                    self.set(tag, Task::Collecting { lun, unit, plan, charge, missing: 0, reset_generation });
+                    self.set(tag, Task::Collecting { lun, unit, plan, charge, missing: 0, proves, entry });
                     cx.proto.solicit(tag);
                 }
-                Some(Task::Hungry { lun, unit, plan, reset_generation, .. }) => {
-                    if unit.reset_generation() == reset_generation {
-                        self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), reset_generation, cx);
-                    } else {
-                        cx.proto.abandon(tag);
-                    }
+                Some(Task::Hungry { unit, entry, .. }) if entry.is_ended(&unit) => cx.proto.abandon(tag),
+                Some(Task::Hungry { lun, unit, plan, entry, .. }) => {
+                    self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), entry, cx);
                 }
                 _ => unreachable!("looked at above"),
             }
@@ -376,12 +402,11 @@ impl Session {
     /// All data-out of a task is there.
     pub fn data_out(&mut self, tag: TaskTag, data: BytesMut, cx: &mut Carrier<'_>) {
         match self.take(tag) {
-            Some(Task::Collecting { lun, unit, plan, charge, reset_generation, .. }) => {
-                if unit.reset_generation() == reset_generation {
-                    self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), reset_generation, cx);
-                } else {
-                    cx.proto.abandon(tag);
-                }
+            Some(Task::Collecting { unit, entry, .. }) if entry.is_ended(&unit) => cx.proto.abandon(tag),
+            Some(Task::Collecting { lun, unit, plan, charge, proves, entry, .. }) => {
+                let alive = if proves { cx.since } else { entry.alive };
+                let entry = Entry { alive, ..entry };
+                self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), entry, cx);
             }
             _ => unreachable!("data-out for a task that does not wait for it"),
         }
@@ -409,7 +434,7 @@ impl Session {
         plan: Plan,
         data: Bytes,
         charge: Option<Charge>,
-        reset_generation: u64,
+        entry: Entry,
         cx: &mut Carrier<'_>,
     ) {
         let transfer_length = plan.transfer_in.max(plan.transfer_out);
@@ -431,7 +456,7 @@ impl Session {
         };
         let at = op.ranges().first().map_or(0, |range| range.offset);
         let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
-        self.start(tag, unit, Work { op, data }, charge, reply, reset_generation, cx);
+        self.start(tag, unit, Work { op, data }, charge, reply, entry, cx);
     }
 
     #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
@@ -442,7 +467,7 @@ impl Session {
         work: Work,
         charge: Option<Charge>,
         reply: Reply,
-        reset_generation: u64,
+        entry: Entry,
         cx: &mut Carrier<'_>,
     ) {
         if let Err(mut check) = unit.scsi.admit(&work.op) {
@@ -451,7 +476,13 @@ impl Session {
             }
             return refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
         }
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag, reset_generation) {
+        let age = cx.now.saturating_duration_since(entry.alive);
+        if reply.writes && age > cx.shard.service.limits.stall_bound {
+            // Nothing was submitted, and nothing will be; who still waits for it repeats it.
+            debug!(lu = %unit.name, ?age, "held off for too long: BUSY");
+            return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
+        }
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry.reset_generation) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Done(Outcome::Revoked) => {
                 // The outcome is not ours to tell: the next look at the handle resets the session.
@@ -461,7 +492,7 @@ impl Session {
             Started::Done(outcome) => answer(cx.proto, tag, &unit, reply, outcome),
             Started::Held(work, charge) => {
                 self.parked = true;
-                self.set(tag, Task::Parked { unit, work, charge, reply, reset_generation });
+                self.set(tag, Task::Parked { unit, work, charge, reply, entry });
             }
             Started::Shut => {
                 // Nothing was submitted: the host is told to look elsewhere, or to come again.
@@ -513,63 +544,5 @@ impl Session {
         let (held, task) = self.tasks.get_mut(tag.slot())?.take()?;
         assert!(held == tag, "a task tag was used after its end");
         Some(task)
-    }
-}
-
-fn good(proto: &mut Proto, tag: TaskTag, data_in: Bytes, transfer_length: u64) {
-    proto.respond(tag, Response { status: Status::Good as u8, sense: &[], data_in, transfer_length });
-}
-
-fn refuse(
-    proto: &mut Proto,
-    tag: TaskTag,
-    check: &CheckCondition,
-    unit: Option<&Unit>,
-    transfer_length: u64,
-) {
-    let format = unit.map_or(SenseFormat::Fixed, |unit| unit.scsi.sense_format());
-    let sense = check.sense(format);
-    let status = Status::CheckCondition as u8;
-    proto.respond(tag, Response { status, sense: &sense, data_in: Bytes::new(), transfer_length });
-}
-
-/// The one place where an outcome becomes an answer.
-fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, outcome: Outcome) {
-    let error = match outcome {
-        Outcome::Done(Ok(data)) => return good(proto, tag, data, reply.transfer_length),
-        Outcome::Aborted => return proto.abandon(tag),
-        Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
-        Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
-        Outcome::Done(Err(error)) => {
-            warn!(lu = %unit.name, lun = %reply.lun, ?error, writes = reply.writes, "a command failed in the backend");
-            scsi_error(error, reply.writes)
-        }
-    };
-    let (status, check) = error.answer(unit.scsi.block_size(), reply.at);
-    debug!(lu = %unit.name, ?status, ?check, "answered with an error");
-    match check {
-        Some(check) => refuse(proto, tag, &check, Some(unit), reply.transfer_length),
-        None => proto.respond(
-            tag,
-            Response {
-                status: status as u8,
-                sense: &[],
-                data_in: Bytes::new(),
-                transfer_length: reply.transfer_length,
-            },
-        ),
-    }
-}
-
-fn scsi_error(error: BackendError, writes: bool) -> lusd_scsi::BackendError {
-    match (error, writes) {
-        (BackendError::NoSpace, _) => lusd_scsi::BackendError::NoSpace,
-        (BackendError::OutOfRange, _) => lusd_scsi::BackendError::OutOfRange,
-        (BackendError::Medium, true) => lusd_scsi::BackendError::MediumWrite,
-        (BackendError::Medium, false) => lusd_scsi::BackendError::MediumRead,
-        (BackendError::Refused, _) => lusd_scsi::BackendError::Internal,
-        (BackendError::Lost | BackendError::Unknown, _) => {
-            unreachable!("a lost logical unit revokes its operations")
-        }
     }
 }

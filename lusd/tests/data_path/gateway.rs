@@ -53,7 +53,7 @@ pub(crate) fn limits_with(change: impl FnOnce(&mut lusd_iscsi::Config)) -> Limit
         ..Default::default()
     };
     change(&mut iscsi);
-    Limits { iscsi: Arc::new(iscsi), send_timeout: hour, ..Default::default() }
+    Limits { iscsi: Arc::new(iscsi), send_timeout: hour, stall_bound: hour, ..Default::default() }
 }
 
 pub(crate) fn lun(number: u16) -> Lun {

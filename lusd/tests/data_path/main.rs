@@ -3,6 +3,7 @@
 //! from RFC 7143, and shares nothing with the target's codec.
 #![forbid(unsafe_code)]
 
+mod capacity;
 mod data;
 mod discovery;
 mod garbage;
@@ -12,4 +13,5 @@ mod initiator;
 mod management;
 mod memory;
 mod sessions;
+mod stale;
 mod views;

@@ -1,0 +1,77 @@
+//! How a task ends: the one place where outcomes and refusals become SCSI responses.
+
+use bytes::Bytes;
+use lusd_iscsi::{Connection as Proto, Response, TaskTag};
+use lusd_scsi::{CheckCondition, Lun, SenseFormat, Status};
+use tracing::{debug, warn};
+
+use crate::lun::backend::BackendError;
+use crate::lun::unit::Unit;
+use crate::net::shard::Outcome;
+
+/// What the answer of a task needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply {
+    pub(super) lun: Lun,
+    /// First byte on the medium, for INFORMATION.
+    pub(super) at: u64,
+    pub(super) writes: bool,
+    /// Bytes that the CDB moves, for the residual count.
+    pub(super) transfer_length: u64,
+}
+
+pub(super) fn good(proto: &mut Proto, tag: TaskTag, data_in: Bytes, transfer_length: u64) {
+    proto.respond(tag, Response { status: Status::Good as u8, sense: &[], data_in, transfer_length });
+}
+
+/// With a status that has the initiator send the command again: nothing of it was begun.
+pub(super) fn put_off(proto: &mut Proto, tag: TaskTag, status: Status, transfer_length: u64) {
+    let (status, data_in) = (status as u8, Bytes::new());
+    proto.respond(tag, Response { status, sense: &[], data_in, transfer_length });
+}
+
+pub(super) fn refuse(
+    proto: &mut Proto,
+    tag: TaskTag,
+    check: &CheckCondition,
+    unit: Option<&Unit>,
+    transfer_length: u64,
+) {
+    let format = unit.map_or(SenseFormat::Fixed, |unit| unit.scsi.sense_format());
+    let sense = check.sense(format);
+    let status = Status::CheckCondition as u8;
+    proto.respond(tag, Response { status, sense: &sense, data_in: Bytes::new(), transfer_length });
+}
+
+/// The one place where an outcome becomes an answer.
+pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, outcome: Outcome) {
+    let error = match outcome {
+        Outcome::Done(Ok(data)) => return good(proto, tag, data, reply.transfer_length),
+        Outcome::Aborted => return proto.abandon(tag),
+        Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
+        Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
+        Outcome::Done(Err(error)) => {
+            warn!(lu = %unit.name, lun = %reply.lun, ?error, writes = reply.writes, "a command failed in the backend");
+            scsi_error(error, reply.writes)
+        }
+    };
+    let (status, check) = error.answer(unit.scsi.block_size(), reply.at);
+    debug!(lu = %unit.name, ?status, ?check, "answered with an error");
+    match check {
+        Some(check) => refuse(proto, tag, &check, Some(unit), reply.transfer_length),
+        None => put_off(proto, tag, status, reply.transfer_length),
+    }
+}
+
+fn scsi_error(error: BackendError, writes: bool) -> lusd_scsi::BackendError {
+    match (error, writes) {
+        (BackendError::NoSpace, _) => lusd_scsi::BackendError::NoSpace,
+        (BackendError::OutOfRange, _) => lusd_scsi::BackendError::OutOfRange,
+        (BackendError::Medium, true) => lusd_scsi::BackendError::MediumWrite,
+        (BackendError::Medium, false) => lusd_scsi::BackendError::MediumRead,
+        (BackendError::Refused, _) => lusd_scsi::BackendError::Internal,
+        (BackendError::Lost | BackendError::Unknown, _) => {
+            unreachable!("a lost logical unit revokes its operations")
+        }
+    }
+}
