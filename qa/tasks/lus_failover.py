@@ -26,7 +26,7 @@ DEFAULTS = {
     "disks": 6,
     "writers": 4,
     "seed": None,
-    "limits": {},
+    "limits": {"noop": 1, "noop-timeout": 2, "replacement-timeout": 1},
 }
 IQN = "iqn.2026-11.io.lus.qa:failover"
 IMAGE = "rbd/qa-failover-%d"
@@ -36,8 +36,10 @@ BLOCKS = 2048
 CLIENT_SECONDS = 3600
 SERVED_SECONDS = 90
 POLL_SECONDS = 0.3
-# A stopped daemon stays so for as long, when its LUs have gone on elsewhere.
+# A daemon that stands still or is cut off stays so for as long, when its LUs have gone on elsewhere.
 STOPPED_SECONDS = 3
+# Hosts do not reach it for as long.
+CUT_SECONDS = 10
 
 
 def task(ctx, config):
@@ -71,11 +73,18 @@ def task(ctx, config):
             stop                SIGSTOP; SIGCONT when they did
             move                `lus lu move` of each of its LUs
             drain               `lus daemon drain`; `lus daemon in` when they did
+            cut-ceph            cut off from Ceph, silently; healed when they did
+            cut-both            from Ceph and from hosts; healed when they did
+            cut-public          from hosts, for 10 s: its LUs stay with it, and wait
+                                cuts need `overrides: {lusd: {cuts: true}}`
         rounds: 3
         disks: 6
         writers: 4              of each disk
         seed: a random number   of the moments and of what is written; it is logged
-        limits: {}              the client's limits: {noop: 1, noop-timeout: 2}
+        limits:                 the client's (its first lines name them), in seconds.
+          noop: 1               Those that LUS ships for hosts; where others are given,
+          noop-timeout: 2       these stay as they are
+          replacement-timeout: 1
 
     How long it takes until the first GOOD by another path, and the longest time without a
     GOOD, are logged for each round. They are figures: none is too long, but that an LU
@@ -108,6 +117,7 @@ def _merged(ctx, config):
     if unknown:
         raise ConfigError("task lus_failover does not know %s" % ", ".join(unknown))
     config = dict(DEFAULTS, **config)
+    config["limits"] = dict(DEFAULTS["limits"], **config["limits"])
     if config["fault"] not in FAULTS:
         raise ConfigError("task lus_failover: the fault is one of %s, not %s" % (", ".join(FAULTS), config["fault"]))
     return config
@@ -242,6 +252,49 @@ class Stop(Fault):
         lusd.wait_until_up(self.ctx, self.victim, self.before)
 
 
+class CutCeph(Fault):
+    """
+    Ceph does not reach it, nor it Ceph; hosts do
+    """
+
+    name = "cut off from Ceph"
+    network = "ceph"
+
+    def befall(self, luns):
+        lusd.cut_daemon(self.ctx, self.victim, self.network)
+
+    def undo(self):
+        time.sleep(STOPPED_SECONDS)
+        lusd.heal_daemon(self.ctx, self.victim)
+        # It finds that it was declared down, and registers anew.
+        lusd.wait_until_up(self.ctx, self.victim, self.before)
+
+
+class CutBoth(CutCeph):
+    """
+    Nobody reaches it
+    """
+
+    name = "cut off"
+    network = "both"
+
+
+class CutPublic(Fault):
+    """
+    Hosts do not reach it, but the other daemons know that it lives: its LUs stay, and their writes wait
+    """
+
+    name = "cut off from hosts"
+    moves = False
+
+    def befall(self, luns):
+        lusd.cut_daemon(self.ctx, self.victim, "public")
+
+    def undo(self):
+        time.sleep(CUT_SECONDS)
+        lusd.heal_daemon(self.ctx, self.victim)
+
+
 class Move(Fault):
     """
     Its LUs are given to the others, in turn
@@ -269,4 +322,14 @@ class Drain(Fault):
         remote_client.lus(self.remote, "daemon", "in", self.victim)
 
 
-FAULTS = {"restart": Restart, "crash": Crash, "kill": Kill, "stop": Stop, "move": Move, "drain": Drain}
+FAULTS = {
+    "restart": Restart,
+    "crash": Crash,
+    "kill": Kill,
+    "stop": Stop,
+    "move": Move,
+    "drain": Drain,
+    "cut-ceph": CutCeph,
+    "cut-both": CutBoth,
+    "cut-public": CutPublic,
+}

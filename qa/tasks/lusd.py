@@ -25,6 +25,8 @@ START_SECONDS = 60
 # lusd itself gives up draining before (lus_drain_timeout).
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
+NETWORKS = ("ceph", "public", "both")
+HOST_KEYS = {"cut", "heal", "address", "enter"}
 
 DEFAULTS = {
     "daemons": None,
@@ -32,6 +34,8 @@ DEFAULTS = {
     "data_pools": [],
     "conf": {},
     "port_base": PORT_BASE,
+    "cuts": False,
+    "hosts": {},
     "data_dir": "/var/lib/ceph/lus",
     "log_dir": "/var/log/ceph",
     "pid_dir": "/run/ceph",
@@ -70,6 +74,23 @@ def task(ctx, config):
         conf: {}            options of lusd
         port_base: 3260     portal of the first daemon of a machine; the next ones follow
         data_dir, log_dir, pid_dir
+        cuts: false         daemons are to be cut off from their networks; each must then
+                            be alone on its machine, and have an entry in `hosts`
+        hosts: {}           how that is done, by daemon::
+
+            a:
+              cut: [/root/cut]      run on its machine, with one more word: the network
+                                    that is to carry nothing from now on, in neither
+                                    direction and without a word to anybody: ceph (to
+                                    Ceph and the other daemons), public (to iSCSI
+                                    hosts) or both
+              heal: [/root/heal]    the end of all cuts
+              address: 192.0.2.7    of its portal, if not its machine's
+              enter: []             words before its command line
+
+    On a lab whoever schedules the job gives `hosts`: `cut` is a script that adds a rule
+    -j DROP for each direction and the network's ports (iptables on the daemon's machine),
+    `heal` one that removes them. qa/run fills it in, with network namespaces.
 
     While it runs::
 
@@ -77,12 +98,15 @@ def task(ctx, config):
         - lusd.stop: [a]        SIGTERM, a clean end
         - lusd.kill: [a]        SIGKILL
         - lusd.start: [a]
+        - lusd.cut: {a: ceph}   or public, or both
+        - lusd.heal: [a]
 
     Without a list they are for all daemons. They end when the map says what they did,
-    but for kill: nothing in the map says that a daemon is gone.
+    but for kill, cut and heal: nothing in the map says at once what became of a daemon.
     """
     config = _merged(ctx, config)
     roles = _roles(ctx, config)
+    _require_hosts(ctx, config, roles)
     ctx.lusd = {}
     _make_pools(ctx, config)
     for id_, (remote, port) in roles.items():
@@ -122,6 +146,22 @@ def start(ctx, config):
     """
     for id_ in daemon_ids(ctx, config):
         start_daemon(ctx, id_)
+
+
+def cut(ctx, config):
+    """
+    Cut daemons off: {daemon: network}
+    """
+    for id_, network in (config or {}).items():
+        cut_daemon(ctx, id_, network)
+
+
+def heal(ctx, config):
+    """
+    Heal daemons that were cut off
+    """
+    for id_ in daemon_ids(ctx, config):
+        heal_daemon(ctx, id_)
 
 
 # For other tasks
@@ -229,6 +269,28 @@ def signal_daemon(ctx, id_, sig):
     daemon.signal(sig)
 
 
+def cut_daemon(ctx, id_, network):
+    """
+    Cut a daemon off: `network` is ceph, public or both
+
+    :raises: :class:`ConfigError` without the key `cuts`
+    """
+    if network not in NETWORKS:
+        raise ConfigError(f"there is no network {network}; there are {', '.join(NETWORKS)}")
+    _run_on_host(ctx, id_, "cut", network)
+    ctx.lusd[id_]["is_cut"] = True
+
+
+def heal_daemon(ctx, id_):
+    """
+    The end of all cuts of a daemon
+
+    :raises: :class:`ConfigError` without the key `cuts`
+    """
+    _run_on_host(ctx, id_, "heal")
+    ctx.lusd[id_]["is_cut"] = False
+
+
 def up_from(ctx, id_):
     """
     The epoch of the map in which a daemon registered; 0 for one that never did
@@ -267,6 +329,29 @@ def _roles(ctx, config):
     return {id_: found[id_] for id_ in config["daemons"] or sorted(found)}
 
 
+def _require_hosts(ctx, config, roles):
+    """
+    Where daemons are to be cut off, each is alone on its machine, and it is known how
+    """
+    if not config["cuts"]:
+        return
+    for id_, (remote, _) in roles.items():
+        others = [role for role in ctx.cluster.remotes[remote] if role != f"{TYPE}.{id_}"]
+        host = config["hosts"].get(id_, {})
+        if others:
+            raise ConfigError(f"task lusd: {', '.join(others)} would be cut off with {TYPE}.{id_}")
+        if not {"cut", "heal"} <= set(host) <= HOST_KEYS:
+            raise ConfigError(f"task lusd: nobody says how {TYPE}.{id_} is cut off (key hosts): {host}")
+
+
+def _run_on_host(ctx, id_, what, *words):
+    (id_,) = daemon_ids(ctx, [id_])
+    daemon = ctx.lusd[id_]
+    if what not in daemon["host"]:
+        raise ConfigError(f"{TYPE}.{id_} cannot be cut off: the task lusd has no key `cuts: true`")
+    daemon["remote"].run(args=["sudo"] + daemon["host"][what] + list(words))
+
+
 def _first_mon(ctx):
     (remote,) = ctx.cluster.only(misc.get_first_mon(ctx, {}, "ceph")).remotes
     return remote
@@ -300,7 +385,8 @@ def _prepare(ctx, config, id_, remote, port):
     data_dir = f"{config['data_dir']}/ceph-{id_}"
     remote.run(args=["sudo", "mkdir", "-p", data_dir, config["log_dir"], config["pid_dir"]])
     remote.sudo_write_file(data_dir + "/keyring", keyring, mode="0600")
-    address = f"{remote.ip_address}:{port}"
+    host = config["hosts"].get(id_, {}) if config["cuts"] else {}
+    address = f"{host.get('address', remote.ip_address)}:{port}"
     flags = {
         "--keyring": data_dir + "/keyring",
         "--lus-portal": address,
@@ -309,8 +395,9 @@ def _prepare(ctx, config, id_, remote, port):
         **{"--" + name.replace("_", "-").replace(" ", "-"): str(value) for name, value in config["conf"].items()},
     }
     coverage = f"{misc.get_testdir(ctx)}/archive/coverage"
-    args = ["sudo", "adjust-ulimits", "ceph-coverage", coverage, "daemon-helper", "term", "lusd", "-f", "--cluster", "ceph", "-i", id_]
-    return {"remote": remote, "portal": address, "args": args + [word for flag in flags.items() for word in flag]}
+    args = ["sudo", "adjust-ulimits", "ceph-coverage", coverage, "daemon-helper", "term"]
+    args += host.get("enter", []) + ["lusd", "-f", "--cluster", "ceph", "-i", id_]
+    return {"remote": remote, "portal": address, "host": host, "is_cut": False, "args": args + [word for flag in flags.items() for word in flag]}
 
 
 @contextlib.contextmanager
@@ -340,6 +427,10 @@ def _running(ctx):
 
 def _stop_all(ctx, ids):
     failures = []
+    for id_ in ids:
+        if ctx.lusd[id_]["is_cut"]:
+            # Else it could not end well, whatever failed before.
+            heal_daemon(ctx, id_)
     for id_ in ids:
         if not _daemon(ctx, id_).running():
             # A task killed or stopped it, and did not start it again.

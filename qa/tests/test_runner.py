@@ -144,6 +144,14 @@ class OnClusters(Runs):
     def test_an_error_in_the_cluster_log(self):
         self.require_failure("bad-log", "planted", "in cluster log", suite="cluster")
 
+    def test_a_job_that_fails_while_a_daemon_is_cut_off(self):
+        self.require_failure("cut-off", "with status 3", suite="cluster")
+        log = next(self.archive.glob("*/teuthology.log")).read_text()
+        self.assertNotIn("did not end", log)
+        # The networks of a cluster carry its folder.
+        folder = re.search(r"Starting a cluster with 1 OSDs in (\S+)", log)[1]
+        self.assertNotIn(folder, subprocess.run(["ip", "link"], stdout=subprocess.PIPE, text=True, check=True).stdout)
+
     def test_an_osd_that_dies(self):
         self.require_failure("dead-osd", "ended by themselves: osd.0", suite="cluster")
 

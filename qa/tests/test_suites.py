@@ -15,6 +15,7 @@ import unittest
 import yaml
 from teuth import QA, ROOT, TEUTH, TOOLS
 from teuthology import misc, run_tasks
+from teuthology.exceptions import ConfigError
 from teuthology.orchestra.cluster import Cluster
 from teuthology.suite.build_matrix import build_matrix
 from teuthology.suite.merge import config_merge
@@ -22,6 +23,7 @@ from teuthology.suite.merge import config_merge
 sys.path[:0] = [str(TOOLS), str(QA), str(TEUTH / "standins")]
 import cluster  # noqa: E402
 import install  # noqa: E402
+import network  # noqa: E402
 
 sys.modules["teuthology.task.install"] = install
 from tasks import ceph, lus_failover, lusd, workunit  # noqa: E402
@@ -130,7 +132,12 @@ class EveryJob(unittest.TestCase):
     def test_daemons_get_what_the_task_takes(self):
         def check(config, _name, inner):
             ctx = context_of(config)
-            self.assertTrue(lusd._roles(ctx, lusd._merged(ctx, inner)))
+            merged = lusd._merged(ctx, inner)
+            roles = lusd._roles(ctx, merged)
+            self.assertTrue(roles)
+            # Whoever runs it says how.
+            merged["hosts"] = {id_: {"cut": ["true"], "heal": ["true"]} for id_ in roles}
+            lusd._require_hosts(ctx, merged, roles)
 
         self.each_task(check, "lusd")
 
@@ -143,6 +150,33 @@ class Daemons(unittest.TestCase):
 
     def test_caps_are_those_of_vstart(self):
         self.assertEqual((lusd.CAPS_MON, lusd.CAPS_MGR), (cluster.CAPS_MON, cluster.CAPS_MGR))
+
+    def test_networks_are_those_of_vstart(self):
+        self.assertEqual(lusd.NETWORKS, network.CUTS)
+
+    def require_hosts(self, roles, hosts):
+        ctx = context_of({"roles": roles})
+        config = dict(lusd.DEFAULTS, cuts=True, hosts=hosts)
+        lusd._require_hosts(ctx, config, lusd._roles(ctx, config))
+
+    def test_nobody_is_cut_off_with_a_daemon_and_it_is_known_how(self):
+        how = {"cut": ["cut"], "heal": ["heal"]}
+        self.require_hosts([["mon.a"], ["lus.a"]], {"a": how})
+        for roles, hosts in (
+            ([["mon.a", "lus.a"]], {"a": how}),
+            ([["mon.a"], ["lus.a", "lus.b"]], {"a": how, "b": how}),
+            ([["mon.a"], ["lus.a"]], {}),
+            ([["mon.a"], ["lus.a"]], {"a": {"cut": ["cut"]}}),
+            ([["mon.a"], ["lus.a"]], {"a": {**how, "unknown": []}}),
+        ):
+            with self.assertRaises(ConfigError):
+                self.require_hosts(roles, hosts)
+
+    def test_a_daemon_that_nobody_can_cut_off_is_not(self):
+        ctx = types.SimpleNamespace(lusd={"a": {"host": {}}})
+        for id_, where in (("a", "ceph"), ("a", "nowhere"), ("b", "ceph")):
+            with self.assertRaises(ConfigError):
+                lusd.cut_daemon(ctx, id_, where)
 
 
 class Folders(unittest.TestCase):

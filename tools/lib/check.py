@@ -37,7 +37,8 @@ LIMIT_CARGO = 1500
 LIMIT_QUICK = 300
 LIMIT_ADVISORIES = 60
 LIMIT_QA = 300
-LIMIT_SUITE = 900
+# Of a whole suite; qa/run limits each job.
+LIMIT_SUITE = 1800
 SKIPPED_STATUS = 77
 
 ABOUT = """\

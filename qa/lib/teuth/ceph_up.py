@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -Bs
 """Starts the Ceph of a job; a process of its own, since python3-rados belongs to Debian's Python and not to the environment of teuthology.
 
-Its argument is JSON: dir, osds, port_base, conf {section: {option: value}}.
+Its argument is JSON: dir, osds, port_base, conf {section: {option: value}}, hosts [ids of LUS daemons that get hosts of their own].
 """
 
 import json
@@ -28,7 +28,10 @@ def main():
                 pools=[],
                 profile=None,
                 conf=wanted["conf"],
+                hosts=bool(wanted["hosts"]),
             )
+            if wanted["hosts"]:
+                cluster.network().add(wanted["hosts"])
             cluster.start_ceph()
     except ui.Failure as failure:
         ui.report(failure, "ceph")

@@ -17,6 +17,7 @@ import threading
 import time
 
 import build
+import network
 import ui
 from cluster import MAX_DIR, PORT_STEP
 from teuth import BUILD, ENDED_BY_RUNNER, ROOT, TEUTH, sweep
@@ -263,6 +264,8 @@ class _Place:
     def end(self, keep):
         """Copies the logs; ends what still runs, and returns it. With `keep` it stays, as all files do."""
         left = {} if keep else sweep.end(str(self.work))
+        if not keep:
+            network.Network(self.cluster).remove()
         for folder in (self.cluster / "log", self.logs, self.work / "t" / "archive", self.cluster / "crash"):
             if folder.is_dir() and any(folder.iterdir()):
                 shutil.copytree(folder, self.archive / "remote" / folder.name, dirs_exist_ok=True, symlinks=True)
@@ -285,6 +288,7 @@ def _work_folder(keep):
             if free and not ((old / "kept").exists() and any(old.glob("*/c/vstart.json"))):
                 for job in old.iterdir():
                     sweep.kill(str(job))
+                    network.Network(job / "c").remove()
                 shutil.rmtree(old)
     folder = pathlib.Path(tempfile.mkdtemp(dir=base, prefix=""))
     with _locked(folder):

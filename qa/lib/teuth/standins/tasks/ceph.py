@@ -12,7 +12,8 @@ import time
 
 import gevent.subprocess
 from cluster import MAX_OSDS, Cluster
-from teuth import TEUTH
+from network import IDS, address
+from teuth import ROOT, TEUTH
 from teuth.daemons import VstartDaemon
 from teuthology import misc
 from teuthology.exceptions import CommandFailedError, ConfigError
@@ -165,7 +166,8 @@ def _daemons(ctx, config):
 
 def _start(ctx, osds, conf):
     local = ctx.local
-    wanted = {"dir": local["cluster"], "osds": osds, "port_base": local["port_base"], "conf": conf}
+    hosts = _daemons_with_hosts(ctx)
+    wanted = {"dir": local["cluster"], "osds": osds, "port_base": local["port_base"], "conf": conf, "hosts": hosts}
     log.info("Starting a cluster with %d OSDs in %s", osds, local["cluster"])
     done = gevent.subprocess.run(
         [TEUTH / "ceph_up.py", json.dumps(wanted)], env=local["env"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -182,10 +184,33 @@ def _start(ctx, osds, conf):
         (remote,) = ctx.cluster.only(name).remotes
         ctx.daemons.daemons.setdefault(f"ceph.{type_}", {})[id_] = VstartDaemon(cluster, remote, type_, id_)
     # Where daemons of LUS go that would otherwise write to /var and take iSCSI's own port.
-    first_portal = int(Cluster(local["cluster"]).portal("lus.a").rpartition(":")[2])
+    first_portal = int(cluster.portal("lus.a").rpartition(":")[2])
     ours = {"port_base": first_portal, "data_dir": f"{local['work']}/lus", "log_dir": local["logs"], "pid_dir": f"{local['work']}/run"}
+    ours["hosts"] = {id_: _host(cluster, id_) for id_ in hosts}
     misc.deep_merge(ctx.config, {"overrides": {"lusd": ours}})
     return cluster
+
+
+def _daemons_with_hosts(ctx):
+    """The ids of LUS daemons, if the task lusd is to cut them off: Ceph must then be where they reach it."""
+    if not ctx.config.get("overrides", {}).get("lusd", {}).get("cuts"):
+        return []
+    ids = sorted(id_ for _, type_, id_ in map(misc.split_role, misc.all_roles(ctx.cluster)) if type_ == "lus")
+    if not set(ids) <= set(IDS):
+        raise ConfigError(f"only daemons lus.a to lus.z can be cut off on this machine, not {ids}")
+    return ids
+
+
+def _host(cluster, id_):
+    """What the task lusd is told of a daemon's host."""
+    made = cluster.network()
+    tool = str(ROOT / "tools" / "vstart")
+    return {
+        "address": address("public", made.number, id_),
+        "enter": made.enter(id_),
+        "cut": [tool, "cut", "--dir", str(cluster.dir), id_],
+        "heal": [tool, "heal", "--dir", str(cluster.dir), id_],
+    }
 
 
 def _stop(ctx, cluster):
@@ -195,6 +220,8 @@ def _stop(ctx, cluster):
     for daemon in _daemons(ctx, {}):
         if daemon.running():
             daemon.stop()
+    if cluster.network():
+        cluster.network().remove()
 
 
 def _require_running(ctx):
