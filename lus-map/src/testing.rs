@@ -92,10 +92,10 @@ pub(crate) fn without(map: &LusMap, name: &str) -> LusMap {
     then(map, 0, |map, origin| daemon::declare_down(map, origin, &[verdict]))
 }
 
-/// The map with volatile units `ram:u0` to `ram:u<count - 1>`.
+/// The map with units `null:u0` to `null:u<count - 1>`.
 pub(crate) fn with_units(map: &LusMap, count: u128) -> LusMap {
     (0..count).fold(map.clone(), |map, n| {
-        let backend = Backend::Ram { name: format!("u{n}").parse().unwrap(), size_bytes: 4096 };
+        let backend = Backend::Null { name: format!("u{n}").parse().unwrap(), size_bytes: 4096 };
         let ask = AddLu::new(LuId(Uuid::from_u128(n + 1)), backend);
         then(&map, 0, |map, origin| change::lu::add(map, origin, &ask))
     })

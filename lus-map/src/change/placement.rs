@@ -14,7 +14,7 @@ use crate::flag::Flag;
 use crate::id::{DaemonId, LuId};
 use crate::increment::Origin;
 use crate::map::LusMap;
-use crate::model::{DaemonInstance, Placement, PlacementReason, WRITER};
+use crate::model::{Backend, DaemonInstance, Placement, PlacementReason, WRITER};
 use crate::placement::Takers;
 
 /// Placements written in one step at most: with the other keys of a registration they stay below
@@ -101,7 +101,8 @@ pub fn failover(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
 
 /// The leader's: brings up to [`REBALANCED_PER_STEP_MAX`] units to where they belong, their pin or the choice of the map,
 /// by `origin.when`. Damped: not within [`REBALANCE_PAUSE`] of the last ones, not to a daemon that is up for less than
-/// [`FAILBACK_UP`] or flaps, nothing under `nomove`. What an administrator moved stays while its owner may have units.
+/// [`FAILBACK_UP`] or flaps, nothing under `nomove`. What an administrator moved stays while its owner may have units; and a unit of
+/// nothing but its owner's memory stays while that is up, wherever it belongs.
 ///
 /// # Errors
 /// [`Refusal::NotLeader`].
@@ -139,6 +140,9 @@ pub fn rebalance(map: &LusMap, origin: &Origin) -> Result<Change, Refusal> {
 /// Where a unit belongs, if it is elsewhere on a daemon that is up.
 fn misplaced<'a>(map: &LusMap, placement: &'a Placement, takers: &Takers<'a>) -> Option<&'a DaemonId> {
     let owner = map.daemon(&placement.owner).filter(|owner| owner.state.is_up())?;
+    if matches!(map.lu(&placement.lu)?.backend, Backend::Ram { .. }) {
+        return None;
+    }
     let stays = placement.reason == PlacementReason::Moved && placement.pin.is_none() && owner.takes_units();
     if stays {
         return None;
@@ -218,7 +222,7 @@ mod tests {
             let name = format!("v{n}").parse().unwrap();
             let mut lu = lu.clone();
             (lu.id, lu.serial) = (LuId(uuid::Uuid::from_u128(n)), n.to_string());
-            lu.backend = crate::Backend::Ram { name, size_bytes: 4096 };
+            lu.backend = Backend::Null { name, size_bytes: 4096 };
             let place = Placement { lu: lu.id, owner: id("b"), since: map.epoch(), ..place.clone() };
             raw.push((lu.omap_key().to_string(), lu.to_bytes()));
             raw.push((place.omap_key().to_string(), place.to_bytes()));

@@ -88,10 +88,10 @@ fn units_without_an_owner_that_is_up() {
     let checks = bare(&map);
     assert_eq!(codes(&checks), ["LUS_LU_NO_OWNER"]);
     assert_eq!(checks[0].summary, "2 logical units are without an owner that is up");
-    assert_eq!(checks[0].detail[0], "ram:u0 has no owner");
+    assert_eq!(checks[0].detail[0], "null:u0 has no owner");
     let map = registered(&map, "a", "10.0.0.97:0/1".parse().unwrap());
     let map = then(&map, 0, |map, origin| daemon::retire(map, origin, (&id("a"), start(map, "a").up_from)));
-    assert_eq!(bare(&map)[1].detail[0], "ram:u0 is placed on lus.a, which is not up");
+    assert_eq!(bare(&map)[1].detail[0], "null:u0 is placed on lus.a, which is not up");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn units_that_their_owner_does_not_serve() {
         let checks = says(record, later());
         assert_eq!(codes(&checks), ["LUS_LU_NOT_SERVED"]);
         assert!(
-            checks[0].detail[0].starts_with("ram:u0 is placed on lus.a, but is"),
+            checks[0].detail[0].starts_with("null:u0 is placed on lus.a, but is"),
             "{:?}",
             checks[0].detail
         );

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use clap::Subcommand;
-use lus_map::{DaemonId, DaemonInstance, Flag, LusMap, change};
+use lus_map::{Backend, DaemonId, DaemonInstance, Flag, LusMap, change};
 use serde_json::json;
 
 use crate::args::{Really, daemon_id};
@@ -28,7 +28,7 @@ Examples:
     lus daemon out a
 
 It gets no more logical units, and those that it has leave it by and by, a few at a time; not under the flag nomove. It goes on \
-serving them until then. To have them leave at once: lus daemon drain.";
+serving them until then. Units ram:NAME, which would lose their data, stay. To have them leave at once: lus daemon drain.";
 
 const DRAIN_EXAMPLES: &str = "\
 Examples:
@@ -37,7 +37,8 @@ Examples:
     lus daemon in a       afterwards
 
 Puts it out and moves all its logical units to other daemons at once: each is handed over in order, and hosts with a path to the \
-new owner see no error. The command returns when the map says so; lus lu ls and lus events show how the moves go on.";
+new owner see no error. The command returns when the map says so; lus lu ls and lus events show how the moves go on. Units ram:NAME \
+lose their data.";
 
 const RM_EXAMPLES: &str = "\
 Examples:
@@ -124,7 +125,8 @@ async fn put(session: &Session, id: &DaemonId, out: bool) -> Result<Reply> {
 
 /// Moves everything away from a daemon, in as many steps as that takes.
 async fn drain(session: &Session, id: &DaemonId) -> Result<Reply> {
-    let before = owned(&*session.map_to_change().await?, id);
+    let map = session.map_to_change().await?;
+    let (before, volatile) = (owned(&map, id), volatile(&map, id));
     loop {
         let changed = session.change(|map, origin| change::daemon::drain(map, origin, id)).await?;
         let left = owned(&changed.map, id);
@@ -133,10 +135,22 @@ async fn drain(session: &Session, id: &DaemonId) -> Result<Reply> {
         }
         return Ok(match before.saturating_sub(left) {
             0 => Reply::done(format!("lus.{id} is out and has no logical units")),
-            moved => Reply::done(format!("lus.{id} is out and hands over {}", count(moved, "logical unit")))
-                .note("watch it with: lus lu ls; lus events"),
+            moved => {
+                let done = format!("lus.{id} is out and hands over {}", count(moved, "logical unit"));
+                let reply = Reply::done(done).note("watch it with: lus lu ls; lus events");
+                match volatile {
+                    0 => reply,
+                    lost => reply.note(format!("the data of {} is lost", count(lost, "ram: unit"))),
+                }
+            }
         });
     }
+}
+
+/// How many of them lose their data when they leave it.
+fn volatile(map: &LusMap, id: &DaemonId) -> usize {
+    let of_memory = |lu| map.lu(lu).is_some_and(|lu| matches!(lu.backend, Backend::Ram { .. }));
+    map.placements().filter(|placement| placement.owner == *id && of_memory(&placement.lu)).count()
 }
 
 /// How many units a daemon is to own.

@@ -91,7 +91,9 @@ Examples:
 
 Its owner ends what is in flight and lets go, then lus.b serves it; hosts with a path to lus.b see no error. It stays there while \
 that daemon is up and in: to have it come back there whenever that may be, lus lu pin. The command returns when the map says so; lus \
-lu info and lus events show how the move goes on.";
+lu info and lus events show how the move goes on.
+
+A unit ram:NAME loses its data and asks for --yes-i-really-mean-it.";
 
 const PIN_EXAMPLES: &str = "\
 Examples:
@@ -99,7 +101,8 @@ Examples:
     lus lu pin rbd/web1      where it is
 
 It moves to that daemon at once, if that is up and in, and comes back to it by itself when it was away: after a failover, \
-or a drain.";
+or a drain. A unit ram:NAME loses its data when it moves: it asks for --yes-i-really-mean-it, and does not come back by itself while \
+its owner is up.";
 
 const TAKEOVER_EXAMPLES: &str = "\
 Examples:
@@ -153,6 +156,8 @@ pub(crate) enum LuCommand {
         /// The daemon that is to own it: `a` or `lus.a`.
         #[arg(value_name = "DAEMON", value_parser = daemon_id)]
         daemon: DaemonId,
+        #[command(flatten)]
+        really: Really,
     },
     /// Pin a logical unit to a daemon, so that it goes there whenever it may.
     #[command(after_long_help = PIN_EXAMPLES)]
@@ -163,6 +168,8 @@ pub(crate) enum LuCommand {
         /// The daemon: `a` or `lus.a` [default: its owner]
         #[arg(value_name = "DAEMON", value_parser = daemon_id)]
         daemon: Option<DaemonId>,
+        #[command(flatten)]
+        really: Really,
     },
     /// Take a logical unit's pin away.
     Unpin {
@@ -254,8 +261,8 @@ impl LuCommand {
             Self::Add { lu, identity } => create::add(session, lu, identity).await,
             Self::Ls => info::list(session).await,
             Self::Info { lu } => info::info(session, lu).await,
-            Self::Move { lu, daemon } => place::move_to(session, lu, daemon).await,
-            Self::Pin { lu, daemon } => place::pin(session, lu, daemon.as_ref()).await,
+            Self::Move { lu, daemon, really } => place::move_to(session, lu, daemon, really.yes).await,
+            Self::Pin { lu, daemon, really } => place::pin(session, lu, daemon.as_ref(), really.yes).await,
             Self::Unpin { lu } => place::unpin(session, lu).await,
             Self::Takeover { lu, really } => takeover::takeover(session, lu, really.yes).await,
             Self::Resize { lu, size, really } => resize::resize(session, lu, *size, really.yes).await,

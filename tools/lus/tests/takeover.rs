@@ -120,8 +120,15 @@ fn moves_and_pins() {
         format!("logical unit 'null:x' goes to lus.b\n{}", watch("null:x"))
     );
     assert_eq!(f.lus("lu move null:x b").sentence(), "logical unit 'null:x' is already placed on lus.b");
+    let refused = f.lus("lu move ram:y b");
     assert!(
-        f.lus("lu move ram:y b").sentence().ends_with("what was in the memory of its last owner is lost")
+        refused.failure(1).starts_with("Error EPERM: WARNING: logical unit ram:y keeps its data in the ")
+    );
+    assert_eq!(info("ram:y")["placement"]["owner"], "a");
+    assert!(
+        f.lus("lu move ram:y b --yes-i-really-mean-it")
+            .sentence()
+            .ends_with("what was in the memory of its last owner is lost")
     );
     assert!(f.lus("lu info null:x").data().contains("owner:       lus.b (up), since epoch 6, moved\n"));
     assert_eq!(f.lus("lu move null:x c").failure(2), "Error ENOENT: no such daemon lus.c");
