@@ -4,6 +4,7 @@
 //! increment by compare-and-set; where another change came first, the same intent is asked again of the newer map.
 
 pub mod daemon;
+pub mod fence;
 pub mod flags;
 pub mod host;
 pub mod leader;

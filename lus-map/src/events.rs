@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::change::fence::noted;
 use crate::id::{ClientAddr, DaemonId, Epoch, LuId};
 use crate::increment::{Increment, KeyChange};
 use crate::key::{InstanceKey, Key};
@@ -124,6 +125,9 @@ pub fn events<'a>(increments: impl IntoIterator<Item = &'a Increment>) -> Result
     let mut list = List { increment: None, events: Vec::new() };
     for increment in increments {
         list.increment = Some(increment);
+        if let Some((addr, reason)) = noted(increment) {
+            list.push(EventKind::Fence, Subject::Client(addr), reason);
+        }
         for change in &increment.changes {
             match &change.key {
                 Key::Meta => list.flags(change)?,
@@ -232,7 +236,8 @@ impl List<'_> {
             self.push(EventKind::Daemon, subject(), "hands over, to end".to_owned());
         }
         for fenced in new.fenced.iter().filter(|fenced| !old.fenced.contains(fenced)) {
-            let reason = format!("of lus.{}, since OSD epoch {}", key.id, fenced.osd_epoch);
+            let why = why_fenced(&old, &fenced.addr);
+            let reason = format!("of lus.{}, {why}; since OSD epoch {}", key.id, fenced.osd_epoch);
             self.push(EventKind::Fence, Subject::Client(fenced.addr.clone()), reason);
         }
         Ok(())
@@ -285,5 +290,16 @@ impl List<'_> {
             self.push(EventKind::Move, Subject::Lu(lu), reason);
         }
         Ok(())
+    }
+}
+
+/// Why a client of a daemon was fenced, by what the daemon was before.
+fn why_fenced(daemon: &DaemonInstance, addr: &ClientAddr) -> &'static str {
+    if daemon.to_fence.contains(addr) {
+        "left behind by an older start"
+    } else if daemon.state.is_up() {
+        "which is up and has given it up"
+    } else {
+        "which is down"
     }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use lus_map::change::daemon::{self, Register};
 use lus_map::change::lu::{self, AddLu};
 use lus_map::change::lun::{self, MapLun, UnmapLun};
-use lus_map::change::{self, Change, Refusal, flags, host, leader, placement, target};
+use lus_map::change::{self, Change, Refusal, fence, flags, host, leader, placement, target};
 use lus_map::events::events;
 use lus_map::health::{health, status};
 use lus_map::{
@@ -119,6 +119,9 @@ impl World {
                 return String::new();
             }
             ["daemon", "fenced"] => daemon::fenced(map, o, &args.list("addrs"), args.option("at").unwrap()),
+            ["fence", addr] => {
+                fence::note(map, o, &addr.parse().unwrap(), "had the lock of rbd/x: taken over")
+            }
             ["place"] => placement::place_unplaced(map, o),
             _ => return self.look(&args),
         };

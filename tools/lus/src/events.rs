@@ -25,7 +25,8 @@ KIND is
     leader     a daemon leads, or does so no more
     failover   a logical unit got another owner, as its own was not up
     move       a logical unit got another owner for another reason, or its pin was changed
-    fence      a RADOS client of a daemon is on the blocklist
+    fence      a RADOS client was put on the blocklist: of a daemon that is down, of an older start, one that a daemon gave up,
+               one that does not let go of a logical unit, one outside of LUS by lus lu takeover
     register   a daemon started
     retire     a daemon ended in order
     daemon     a daemon is in, out, about to end, or removed

@@ -274,6 +274,11 @@ fn a_foreign_holder_is_fenced_when_told_to() {
         "{said}"
     );
     assert!(listed());
+    let told = f.lus("events 1 -f json").json()[0].clone();
+    assert_eq!((&told["kind"], &told["subject"]), (&json!("fence"), &json!(addr)));
+    assert!(told["who"].as_str().unwrap().starts_with("client.admin "), "{told}");
+    let reason = told["reason"].as_str().unwrap();
+    assert!(reason.ends_with(&format!(", not of LUS, had the lock of {image}: taken over")), "{reason}");
     // The OSD refuses it from the moment on at which it has that OSD map itself.
     let deadline = Instant::now() + Duration::from_secs(30);
     let failed = loop {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lus_map::change::fence;
 use lus_map::record::{MOVE_PATIENCE, handover};
 use lus_map::{ClientAddr, Handover, Holder, Lu, LuRecord, LuState, LusMap};
 use lus_map_store::{RecordWrite, StoreError};
@@ -194,8 +195,9 @@ impl Attempt<'_> {
             Step::AwaitRelease => self.await_release().await?,
             Step::Fence(addr) => {
                 // With an old map in hand we might fence who has every right to hold it.
-                self.still_placed().await?;
+                let map = self.still_placed().await?;
                 self.facts.note_fenced(shared.fencer.fence(&addr).await?);
+                self.tell_of_fence(&map, addr);
             }
             Step::SeeOsdMap => {
                 self.client.cluster.wait_for_latest_osdmap().await?;
@@ -237,6 +239,24 @@ impl Attempt<'_> {
         let me = &self.shared.me;
         let here = map.placement(&self.lu.id).is_some_and(|placement| placement.owner == me.id);
         if here && map.instance(&me.id, me.up_from).is_some() { Ok(map) } else { Err(Trouble::NotPlaced) }
+    }
+
+    /// The leader notes the fences of what is down, and a daemon those of its own clients; any other is noted here, beside what goes on.
+    fn tell_of_fence(&self, map: &LusMap, addr: ClientAddr) {
+        let lu = self.lu.name();
+        let holder = map.daemons().find(|daemon| daemon.unfenced().any(|known| *known == addr));
+        let reason = match holder {
+            Some(daemon) if !daemon.state.is_up() || daemon.id == self.shared.me.id => return,
+            Some(daemon) => format!("of lus.{}, which is up and does not let go of {lu}", daemon.id),
+            None if map.fenced_at(&addr).is_some() => return,
+            None => format!("on no daemon's record, and held {lu}"),
+        };
+        let store = self.shared.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.update(|map, origin| fence::note(map, origin, &addr, &reason)).await {
+                debug!(%error, client = %addr, "cannot note in the map's history that it is fenced");
+            }
+        });
     }
 
     fn record(&self) -> Result<&LuRecord, Trouble> {

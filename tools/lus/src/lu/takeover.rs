@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use lus_map::{Backend, ClientAddr, LuName, LusMap, Timestamp};
+use lus_map::{Backend, ClientAddr, LuName, LusMap, Timestamp, change};
 use lusd_ceph::{Cluster, Errno};
 use serde_json::Value;
 
@@ -62,8 +62,22 @@ pub(super) async fn takeover(session: &Session, name: &LuName, really: bool) -> 
     }
     match until(&session.cluster, addr).await? {
         Some(until) if !is_for_good(&until, session.now()) => Err(short_lived(holder, addr, name, &until)),
-        _ => Ok(Reply::done(format!("{} is on the blocklist now", label(holder))).note(next(&map, name))),
+        _ => {
+            let reply =
+                Reply::done(format!("{} is on the blocklist now", label(holder))).note(next(&map, name));
+            Ok(match noted(session, holder, addr, name).await {
+                Ok(()) => reply,
+                Err(error) => reply.note(format!("lus events does not show it: {error}")),
+            })
+        }
     }
+}
+
+/// Has `lus events` show the fence.
+async fn noted(session: &Session, holder: &Lock, addr: &ClientAddr, name: &LuName) -> Result<()> {
+    let reason = format!("{}, not of LUS, had the lock of {name}: taken over", holder.client);
+    session.change(|map, origin| change::fence::note(map, origin, addr, &reason)).await?;
+    Ok(())
 }
 
 /// Whether a foreign client is on the blocklist for good; false where this client may not ask.
