@@ -216,8 +216,18 @@ fn not_served(map: &LusMap, id: &LuId, record: Option<&LuRecord>, now: Timestamp
     if fresh(placement.moved) || fresh(owner.registered) || is_served(record, placement, owner) {
         return None;
     }
-    let state = record.map_or_else(|| "nobody ever held it".to_owned(), |record| record.state.to_string());
-    Some(format!("{} is placed on lus.{}, but is {state}", lu.name(), placement.owner))
+    Some(format!("{} is placed on lus.{}, but {}", lu.name(), placement.owner, held(record)))
+}
+
+/// What the record says instead.
+fn held(record: Option<&LuRecord>) -> String {
+    match record.map(|record| &record.state) {
+        None | Some(LuState::New) => "nobody has ever held it".to_owned(),
+        Some(LuState::Serving { holder }) => format!("{holder} holds it"),
+        Some(LuState::Moving { from, to }) => format!("{from} holds it, to hand it over to lus.{to}"),
+        Some(LuState::Released) => "nobody has held it since it was released".to_owned(),
+        Some(LuState::Lost { holder }) => format!("{holder} lost it"),
+    }
 }
 
 fn is_served(record: Option<&LuRecord>, placement: &Placement, owner: &DaemonInstance) -> bool {

@@ -79,7 +79,14 @@ fn flapping_is_said_for_its_time() {
     assert_eq!(codes(&health(&map, [], at(599))), ["LUS_DAEMON_FLAPPING"]);
     assert_eq!(codes(&health(&map, [], at(600))), [""; 0]);
     let checks = health(&map, [], at(1));
-    assert!(checks[0].detail[0].ends_with("held back for 10 minutes"), "{:?}", checks[0].detail);
+    assert_eq!(
+        checks[0].to_string(),
+        "[WRN] LUS_DAEMON_FLAPPING: 1 daemon is flapping\n    \
+         lus.b went down repeatedly, last at 2026-11-21T03:00:00.000000+0000: held back for 10 minutes"
+    );
+    let map = then(&map, 0, |map, origin| flags::set(map, origin, Flag::NoOut));
+    let checks = health(&map, [], at(1));
+    assert!(checks[0].detail[0].ends_with(": not held back, as noout is set"), "{:?}", checks[0].detail);
 }
 
 #[test]
@@ -87,8 +94,11 @@ fn units_without_an_owner_that_is_up() {
     let map = with_units(&crate::testing::first(), 2);
     let checks = bare(&map);
     assert_eq!(codes(&checks), ["LUS_LU_NO_OWNER"]);
-    assert_eq!(checks[0].summary, "2 logical units are without an owner that is up");
-    assert_eq!(checks[0].detail[0], "null:u0 has no owner");
+    assert_eq!(
+        checks[0].to_string(),
+        "[ERR] LUS_LU_NO_OWNER: 2 logical units are without an owner that is up\n    \
+         null:u0 has no owner\n    null:u1 has no owner"
+    );
     let map = registered(&map, "a", "10.0.0.97:0/1".parse().unwrap());
     let map = then(&map, 0, |map, origin| daemon::retire(map, origin, (&id("a"), start(map, "a").up_from)));
     assert_eq!(bare(&map)[1].detail[0], "null:u0 is placed on lus.a, which is not up");
@@ -110,14 +120,25 @@ fn units_that_their_owner_does_not_serve() {
     let older = new.claim(&holder("a", 1)).unwrap();
     let lost = serving.lose(&holder("a", 2)).unwrap();
     let released = serving.release(&holder("a", 2)).unwrap();
-    for record in [None, Some(&new), Some(&other), Some(&older), Some(&lost), Some(&released)] {
+    let moving = other.begin_move(&id("a")).unwrap();
+    for (record, why) in [
+        (None, "nobody has ever held it"),
+        (Some(&new), "nobody has ever held it"),
+        (Some(&other), "lus.b up_from 2 (10.0.1.1:0/1) holds it"),
+        (Some(&moving), "lus.b up_from 2 (10.0.1.1:0/1) holds it, to hand it over to lus.a"),
+        (Some(&older), "lus.a up_from 1 (10.0.1.1:0/1) holds it"),
+        (Some(&lost), "lus.a up_from 2 (10.0.1.1:0/1) lost it"),
+        (Some(&released), "nobody has held it since it was released"),
+    ] {
         let checks = says(record, later());
-        assert_eq!(codes(&checks), ["LUS_LU_NOT_SERVED"]);
-        assert!(
-            checks[0].detail[0].starts_with("null:u0 is placed on lus.a, but is"),
-            "{:?}",
-            checks[0].detail
+        assert_eq!(
+            checks[0].to_string(),
+            format!(
+                "[ERR] LUS_LU_NOT_SERVED: 1 logical unit is not served by its owner\n    \
+                 null:u0 is placed on lus.a, but {why}"
+            )
         );
+        assert_eq!(checks.len(), 1);
         // It takes a moment.
         assert_eq!(says(record, Timestamp(START.0 + 34_000_000)), []);
         assert_eq!(codes(&says(record, Timestamp(START.0 + 35_000_000))), ["LUS_LU_NOT_SERVED"]);
@@ -130,6 +151,10 @@ fn units_that_their_owner_does_not_serve() {
 fn foreign_holders_are_the_callers_to_find() {
     assert_eq!(foreign_holder(vec![]), None);
     let check = foreign_holder(vec!["rbd/a is locked by client.4711 at 10.0.0.9:0/1".to_owned()]).unwrap();
-    assert_eq!((check.code, check.severity), ("LUS_FOREIGN_HOLDER", Severity::Err));
+    assert_eq!(
+        check.to_string(),
+        "[ERR] LUS_FOREIGN_HOLDER: 1 logical unit is locked by a client that is not of LUS\n    \
+         rbd/a is locked by client.4711 at 10.0.0.9:0/1"
+    );
     assert_eq!(serde_json::to_value(&check).unwrap()["severity"], "HEALTH_ERR");
 }

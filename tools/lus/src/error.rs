@@ -14,8 +14,6 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 pub(crate) struct Failure {
     /// The exit code.
     pub(crate) errno: Errno,
-    /// Its name, where that is known.
-    name: Option<&'static str>,
     /// Says what is wrong and, where there is one, the way out.
     pub(crate) message: String,
 }
@@ -23,7 +21,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure of the given kind.
     pub(crate) fn new(errno: Errno, message: impl Into<String>) -> Self {
-        Self { errno, name: errno.name(), message: message.into() }
+        Self { errno, message: message.into() }
     }
 
     /// Something that is named does not exist.
@@ -44,7 +42,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name {
+        match self.errno.name() {
             Some(name) => write!(f, "Error {name}: {}", self.message),
             None => write!(f, "Error {}: {}", self.errno.raw(), self.message),
         }
@@ -81,9 +79,7 @@ impl From<Refusal> for Failure {
             Refusal::DaemonOut(id) => format!("; let it have some with: lus daemon in {id}"),
             _ => String::new(),
         };
-        // It knows more names than Ceph's own errors need.
-        let (errno, name) = (Errno::from_raw(refusal.errno()), Some(refusal.errno_name()));
-        Self { name, ..Self::new(errno, format!("{refusal}{hint}")) }
+        Self::new(Errno::from_raw(refusal.errno()), format!("{refusal}{hint}"))
     }
 }
 

@@ -229,7 +229,7 @@ mod tests {
              nomove: logical units are not moved by themselves to where they belong: no failback, no balancing; failover and \
              the commands of an administrator go on\n\
              [ERR] LUS_LU_NOT_SERVED: 1 logical unit is not served by its owner\n    \
-             rbd/4 is placed on lus.a, but is released\n\
+             rbd/4 is placed on lus.a, but nobody has held it since it was released\n\
              [WRN] LUS_DAEMON_SILENT: 1 of 1 daemon up in the map not answering\n    \
              lus.a does not answer\n\
              [ERR] LUS_FOREIGN_HOLDER: 1 logical unit is locked by a client that is not of LUS\n    \
@@ -250,6 +250,21 @@ mod tests {
             json(&found, true)["checks"]["LUS_LU_STARTING"]["detail"],
             json!([{"message": "rbd/2 is opening"}])
         );
+    }
+
+    #[test]
+    fn every_check_is_explained() {
+        let sources = [include_str!("health.rs"), include_str!("../../../lus-map/src/health.rs")];
+        let is_code = |text: &&str| {
+            text.len() > 4
+                && text.starts_with("LUS_")
+                && !text.contains(|c: char| c != '_' && !c.is_ascii_uppercase())
+        };
+        let codes: Vec<&str> = sources.iter().flat_map(|source| source.split('"')).filter(is_code).collect();
+        assert!(codes.len() >= 10, "{codes:?}");
+        for code in codes {
+            assert!(EXAMPLES.contains(&format!("\n    {code} ")), "{code}");
+        }
     }
 
     #[test]
