@@ -1,6 +1,8 @@
 """A client in C (qa/clients) on the machine of a role, and the LUs that it uses: what tasks have in common."""
 
 import contextlib
+import json
+import time
 from io import StringIO
 
 import c_sources
@@ -8,6 +10,8 @@ from teuthology import misc
 from teuthology.orchestra import run
 
 RECORDS_SECONDS = 60
+SERVED_SECONDS = 90
+POLL_SECONDS = 0.3
 
 
 @contextlib.contextmanager
@@ -31,13 +35,13 @@ def compiled(ctx, remote, role, name):
 @contextlib.contextmanager
 def kept(ctx, remote, role, folder, name):
     """
-    The client's log, which is the only witness of what was lost, goes to the archive where the block fails
+    The client's log, which is the only witness of what was lost, goes to the archive where the block fails, and others that begin with its name
     """
     try:
         yield folder + "/log"
     except BaseException:
-        archive = "%s/%s.%s.log" % (misc.get_archive_dir(ctx), name, role)
-        remote.run(args=["cp", folder + "/log", archive], check_status=False)
+        archive = "%s/%s.%s" % (misc.get_archive_dir(ctx), name, role)
+        remote.run(args=["mkdir", "-p", "--", archive, run.Raw("&&"), "cp", "--", run.Raw(folder + "/log*"), archive], check_status=False)
         raise
 
 
@@ -62,6 +66,25 @@ def disks(remote, iqn, images, size_mib):
     finally:
         for words in [("target", "rm", iqn)] + [("lu", "rm", image) for image in images]:
             lus(remote, *words, "--yes-i-really-mean-it", check_status=False)
+
+
+def served(remote, ids, images):
+    """
+    {daemon: [its LUNs]} once each image is served by one of the daemons
+
+    :raises: :class:`RuntimeError` where that is not so within SERVED_SECONDS
+    """
+    end = time.monotonic() + SERVED_SECONDS
+    while True:
+        owners = {id_: [] for id_ in ids}
+        for unit in json.loads(lus(remote, "lu", "ls", "-f", "json")):
+            if unit["name"] in images and unit["state"] == "serving":
+                owners[unit["owner"]].append(images.index(unit["name"]))
+        if sum(len(luns) for luns in owners.values()) == len(images):
+            return owners
+        if time.monotonic() > end:
+            raise RuntimeError("not every LU is served within %d s: %s" % (SERVED_SECONDS, owners))
+        time.sleep(POLL_SECONDS)
 
 
 class Host:

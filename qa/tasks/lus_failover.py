@@ -1,7 +1,6 @@
 """
 Disturb daemons under a host with several paths
 """
-import json
 import logging
 import pathlib
 import random
@@ -34,8 +33,6 @@ SIZE_MIB = 16
 # What the client writes to of each: few enough blocks that they are rewritten often.
 BLOCKS = 2048
 CLIENT_SECONDS = 3600
-SERVED_SECONDS = 90
-POLL_SECONDS = 0.3
 # A daemon that stands still or is cut off stays so for as long, when its LUs have gone on elsewhere.
 STOPPED_SECONDS = 3
 # Hosts do not reach it for as long.
@@ -146,19 +143,9 @@ class Fault:
         self.images = images
         self.victim = None
 
-    def owners(self):
-        """
-        Who serves which LUNs; an LU without an owner that serves is in no list
-        """
-        found = {id_: [] for id_ in lusd.daemon_ids(self.ctx)}
-        for unit in json.loads(remote_client.lus(self.remote, "lu", "ls", "-f", "json")):
-            if unit["name"] in self.images and unit["state"] == "serving":
-                found[unit["owner"]].append(self.images.index(unit["name"]))
-        return found
-
     def strike(self, mark):
         owners = self.served()
-        self.victim = max(owners, key=lambda id_: len(owners[id_]))
+        self.victim = self.choose(owners)
         luns = owners[self.victim]
         log.info("lus.%s, which has the LUNs %s, is %s", self.victim, luns, self.name)
         self.before = lusd.up_from(self.ctx, self.victim)
@@ -166,22 +153,21 @@ class Fault:
         self.befall(luns)
         return luns if self.moves else []
 
+    def choose(self, owners):
+        """
+        The daemon that it befalls
+        """
+        return max(owners, key=lambda id_: len(owners[id_]))
+
     def heal(self):
         self.undo()
         self.served()
 
     def served(self):
         """
-        Wait until every LU is
+        Wait until every LU is; who serves which LUNs
         """
-        end = time.monotonic() + SERVED_SECONDS
-        while True:
-            owners = self.owners()
-            if sum(len(luns) for luns in owners.values()) == len(self.images):
-                return owners
-            if time.monotonic() > end:
-                raise path_rounds.Broken("not every LU is served within %d s: %s" % (SERVED_SECONDS, owners))
-            time.sleep(POLL_SECONDS)
+        return remote_client.served(self.remote, lusd.daemon_ids(self.ctx), self.images)
 
     # What each kind is.
 
