@@ -277,6 +277,9 @@ impl MapStore {
     {
         for attempt in 0..UPDATE_ATTEMPTS {
             let map = self.latest().await?;
+            #[cfg(any(test, feature = "memory"))]
+            let leader_term =
+                if self.inner.any_term { leader_term.and(Some(map.meta().leader_term)) } else { leader_term };
             let origin = Origin { leader_term, ..self.origin() };
             match intent(&map, &origin)? {
                 Change::Already { said } => return Ok(Updated { map, said, notified: None }),

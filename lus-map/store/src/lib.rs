@@ -34,4 +34,6 @@ pub use objects::{
 pub use rados::RadosObjects;
 pub use record::{RecordStore, RecordWrite, TransitionError};
 pub use store::MapStore;
+#[cfg(any(test, feature = "memory"))]
+pub use store::Stamps;
 pub use watch::{AckWhen, MapWatch, WatchHealth, WatchOptions};

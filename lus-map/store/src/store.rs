@@ -40,7 +40,17 @@ pub(crate) struct Inner {
     fsid: String,
     /// The latest map seen, so that the next look is for increments only. Held for the copy of a pointer.
     latest: Mutex<Option<Arc<LusMap>>>,
+    /// Where the id and the time of a change come from, if not from the machine.
+    #[cfg(any(test, feature = "memory"))]
+    stamps: Option<Stamps>,
+    /// Changes of a leader are made in whatever term there is.
+    #[cfg(any(test, feature = "memory"))]
+    pub(crate) any_term: bool,
 }
+
+/// Gives ids and times of changes, for a simulation.
+#[cfg(any(test, feature = "memory"))]
+pub type Stamps = Arc<dyn Fn() -> (Uuid, Timestamp) + Send + Sync>;
 
 impl MapStore {
     /// The map in `pool`, to be changed as its client.
@@ -52,7 +62,37 @@ impl MapStore {
 
     /// The map in any objects; `who` is the name for the log of changes.
     pub fn with_objects(objects: Arc<dyn Objects>, who: impl Into<String>, fsid: impl Into<String>) -> Self {
-        let inner = Inner { objects, who: who.into(), fsid: fsid.into(), latest: Mutex::new(None) };
+        let inner = Inner {
+            objects,
+            who: who.into(),
+            fsid: fsid.into(),
+            latest: Mutex::new(None),
+            #[cfg(any(test, feature = "memory"))]
+            stamps: None,
+            #[cfg(any(test, feature = "memory"))]
+            any_term: false,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The map in any objects, for a simulation: changes get their ids and times from `stamps`. With `any_term`, what a leader
+    /// writes is not refused once its term is over: to see that this is noticed.
+    #[cfg(any(test, feature = "memory"))]
+    pub fn simulated(
+        objects: Arc<dyn Objects>,
+        who: impl Into<String>,
+        fsid: impl Into<String>,
+        stamps: Stamps,
+        any_term: bool,
+    ) -> Self {
+        let inner = Inner {
+            objects,
+            who: who.into(),
+            fsid: fsid.into(),
+            latest: Mutex::new(None),
+            stamps: Some(stamps),
+            any_term,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -63,6 +103,11 @@ impl MapStore {
 
     /// The origin of a change that is made now by this store's client, with a fresh id.
     pub fn origin(&self) -> Origin {
+        #[cfg(any(test, feature = "memory"))]
+        if let Some(stamps) = &self.inner.stamps {
+            let (id, when) = stamps();
+            return Origin::new(id, when, self.inner.who.clone());
+        }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let when = Timestamp(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         Origin::new(Uuid::new_v4(), when, self.inner.who.clone())

@@ -162,7 +162,9 @@ impl Follower {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let retry = self.watched.is_none();
+            // In a fixed order, so that a simulation can be run again; none of them is ready all the time.
             let event = tokio::select! {
+                biased;
                 _ = poll.tick() => Event::Poll,
                 () = tokio::time::sleep(self.options.retry), if retry => Event::Poll,
                 changed = self.applied.changed() => match changed {

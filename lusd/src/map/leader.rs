@@ -114,6 +114,12 @@ impl Driver {
         }
     }
 
+    /// One whose judge leaves out rules.
+    #[cfg(feature = "simulation")]
+    pub fn with_rules(self, rules: lus_map::judge::Rules) -> Self {
+        Self { judge: Judge::with_rules(self.me.clone(), rules), ..self }
+    }
+
     /// Runs until the map is followed no more, or it is dropped.
     pub async fn run(mut self) {
         let mut tick = tokio::time::interval(LOOK_INTERVAL);
@@ -121,7 +127,9 @@ impl Driver {
         loop {
             let may = self.lease.is_none() && !self.pause;
             let due = self.candidate.due(&self.map).filter(|_| may).map(|due| self.begun + due);
+            // In a fixed order, so that a simulation can be run again; none of them is ready all the time.
             tokio::select! {
+                biased;
                 _ = tick.tick() => self.tick(),
                 look = ended(&mut self.look) => self.looked(look),
                 led = ended(&mut self.lease) => self.led(led),
