@@ -26,7 +26,7 @@ import install  # noqa: E402
 import network  # noqa: E402
 
 sys.modules["teuthology.task.install"] = install
-from tasks import ceph, lus_failover, lus_stale_write, lusd, workunit  # noqa: E402
+from tasks import ceph, lus_failover, lus_multipath, lus_stale_write, lusd, workunit  # noqa: E402
 
 SUITES = QA / "suites"
 SEEDS = (1, 2, 3, 11, 2026)
@@ -143,6 +143,7 @@ class EveryJob(unittest.TestCase):
 
     def test_faults_are_what_the_task_takes(self):
         self.each_task(lambda config, _name, inner: lus_failover._merged(context_of(config), inner), "lus_failover")
+        self.each_task(lambda config, _name, inner: lus_multipath._merged(context_of(config), inner), "lus_multipath")
 
     def test_kinds_of_stale_writes_are_what_the_task_takes(self):
         self.each_task(lambda config, _name, inner: lus_stale_write._merged(context_of(config), inner), "lus_stale_write")
