@@ -27,6 +27,8 @@ QA_CHECKS = ROOT / "qa" / "checks"
 QA_TESTS = ROOT / "qa" / "tests"
 # Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
 SUITES = ("smoke", "clients", "durability")
+# Suites of which one job is: the suite, and what its description has.
+SINGLE_JOBS = {"multipath": "fault/restart"}
 
 # cargo-deny is built once where it is not installed (about four minutes), into target/tools.
 CARGO_DENY = "0.20.2"
@@ -158,6 +160,10 @@ def _plan(cargo, options):
     plan.append(Step("qa runner", command(QA_TESTS / "test_runner.py", limit=LIMIT_SUITE)))
     for suite in SUITES:
         words = (ROOT / "qa" / "run", f"lus/{suite}", "--no-build")
+        plan.append(Step(f"suite {suite}", command(*words, limit=LIMIT_SUITE, judge=steps.by_last_line)))
+    for suite, job in SINGLE_JOBS.items():
+        # An emulated machine beside whatever else runs: slow is no failure.
+        words = (ROOT / "qa" / "run", f"lus/{suite}", "--filter", job, "--no-build", "--timeout", str(LIMIT_SUITE - 100))
         plan.append(Step(f"suite {suite}", command(*words, limit=LIMIT_SUITE, judge=steps.by_last_line)))
     return plan
 

@@ -82,7 +82,7 @@ def _run(options):
     if not jobs:
         print("no job has what --filter asks for\n0 passed, 0 failed, 0 skipped")
         return EXIT_NOTHING_RAN
-    packages.ensure(True, packages.CLUSTER, packages.BUILD, packages.CLIENTS, packages.CHECKS, packages.NETWORK)
+    packages.ensure(True, packages.CLUSTER, packages.BUILD, packages.CLIENTS, packages.CHECKS, packages.NETWORK, packages.VM)
     if not options.no_build:
         build.build("release")
     elif not build.built("release"):
