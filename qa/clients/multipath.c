@@ -1,13 +1,13 @@
 /* Does an acknowledged write survive when the daemon that took it is gone and another goes on?
  *
- *   multipath write PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG [--writers N] [--seconds S] [--blocks N] [--block-size BYTES] [--seed N] [LIMITS]
+ *   multipath write PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG [--writers N] [--seconds S] [--blocks N] [--block-size BYTES] [--largest N] [--seed N] [LIMITS]
  *   multipath check PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG [LIMITS]
  *   multipath plant PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG lost|undone|late|torn|misplaced [--seed N] [LIMITS]
  *   multipath mend  PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG --block N [LIMITS]
  *
  * It goes by several paths as dm-multipath does (paths.h), so no command fails because a path does: it is sent again by the path that is then the best one. The log
  * and what `check` finds are those of book.h; a block counts as acknowledged when any path said GOOD. `write` has N writers for each LUN, with one command each: a
- * write of 1 to 96 blocks, now and then a read of what must be there, or a SYNCHRONIZE CACHE. It ends after S seconds, on SIGTERM or when it is told, once all is
+ * write of 1 to 96 blocks (or to --largest), now and then a read of what must be there, or a SYNCHRONIZE CACHE. It ends after S seconds, on SIGTERM or when it is told, once all is
  * answered. `plant` makes one block wrong, past LOG, so that it can be seen that `check` would see it; `mend` rewrites it as it should be.
  *
  * Lines on stdin of `write`: `end`, or `mark NAME`. From a mark on it is watched, for each LUN, when the first GOOD comes by another path than the one that gave the
@@ -56,10 +56,10 @@ enum {
 #define NOBODY UINT32_MAX
 
 static struct options {
-	uint64_t writers, seconds, blocks, block_size, seed, block, patience;
+	uint64_t writers, seconds, blocks, block_size, largest, seed, block, patience;
 	const char *kind;
 	struct paths_target target;
-} options = { .writers = 4, .seconds = 3600, .blocks = 4096, .block_size = 4096, .seed = 1, .block = UINT64_MAX, .patience = 120 };
+} options = { .writers = 4, .seconds = 3600, .blocks = 4096, .block_size = 4096, .largest = BOOK_COUNT_MAX, .seed = 1, .block = UINT64_MAX, .patience = 120 };
 
 static volatile sig_atomic_t told_to_end;
 
@@ -264,6 +264,8 @@ static void submit(struct writer *w, struct random *r)
 	uint64_t dice = random_below(r, 100 * FLUSH_EVERY), shape = random_below(r, 100);
 
 	w->count = shape < 80 ? 1 : shape < 98 ? 1 + (uint32_t)random_below(r, 16) : 65 + (uint32_t)random_below(r, BOOK_COUNT_MAX - 64);
+	if (w->count > options.largest)
+		w->count = (uint32_t)options.largest;
 	if (dice < 100)
 		w->count = 0;
 	else if (!pick(r, w->unit, w->count, &w->block))
@@ -500,7 +502,7 @@ static int command_mend(void)
 static void usage(void)
 {
 	die(EXIT_USAGE, "usage: multipath write|check|plant|mend PORTAL[,PORTAL...] IQN LUN[,LUN...] LOG [KIND] [--writers N] [--seconds S] [--blocks N]\n"
-			"           [--block-size BYTES] [--seed N] [--block N] [--patience S]\n"
+			"           [--block-size BYTES] [--largest N] [--seed N] [--block N] [--patience S]\n"
 			"           [--give-up S] [--abort-timeout S] [--reset-timeout S] [--replacement-timeout S] [--noop S] [--noop-timeout S] [--verbose]\n"
 			"       KIND, for plant: lost, undone, late, torn, misplaced");
 }
@@ -539,6 +541,7 @@ static bool parse_option(const char *name, const char *value)
 		{ "--seconds", &options.seconds, NULL },
 		{ "--blocks", &options.blocks, NULL },
 		{ "--block-size", &options.block_size, NULL },
+		{ "--largest", &options.largest, NULL },
 		{ "--seed", &options.seed, NULL },
 		{ "--block", &options.block, NULL },
 		{ "--patience", &options.patience, NULL },
@@ -588,9 +591,9 @@ static void parse(int argc, char **argv)
 			usage();
 		}
 	}
-	if (options.writers == 0 || options.writers > WRITERS_MAX || options.blocks < 2 * BOOK_COUNT_MAX ||
+	if (options.writers == 0 || options.writers > WRITERS_MAX || options.blocks < 2 * BOOK_COUNT_MAX || options.largest == 0 ||
 	    options.blocks * options.target.units > UINT32_MAX || options.block_size > BOOK_BLOCK_MAX || options.block_size % 512 != 0 || options.block_size == 0)
-		die(EXIT_USAGE, "--writers is 1 to %d, --blocks at least %d, --block-size a multiple of 512, at most %d", WRITERS_MAX, 2 * BOOK_COUNT_MAX, BOOK_BLOCK_MAX);
+		die(EXIT_USAGE, "--writers is 1 to %d, --blocks at least %d, --largest at least 1, --block-size a multiple of 512, at most %d", WRITERS_MAX, 2 * BOOK_COUNT_MAX, BOOK_BLOCK_MAX);
 	if (options.target.portals == 0 || options.target.units == 0)
 		usage();
 }

@@ -1,6 +1,7 @@
 """
 Disturb daemons under a host with several paths
 """
+import json
 import logging
 import pathlib
 import random
@@ -23,7 +24,9 @@ DEFAULTS = {
     "fault": "kill",
     "rounds": 3,
     "disks": 6,
+    "seconds": 60,
     "writers": 4,
+    "largest": 96,
     "seed": None,
     "limits": {"noop": 1, "noop-timeout": 2, "replacement-timeout": 1},
 }
@@ -35,6 +38,10 @@ BLOCKS = 2048
 CLIENT_SECONDS = 3600
 # A daemon that stands still or is cut off stays so for as long, when its LUs have gone on elsewhere.
 STOPPED_SECONDS = 3
+# Busy processes for each processor.
+BUSY = 4
+# As many as are looked at.
+EVENTS = 1000
 # Hosts do not reach it for as long.
 CUT_SECONDS = 10
 
@@ -74,9 +81,15 @@ def task(ctx, config):
             cut-both            from Ceph and from hosts; healed when they did
             cut-public          from hosts, for 10 s: its LUs stay with it, and wait
                                 cuts need `overrides: {lusd: {cuts: true}}`
+            osd-pause           `ceph osd pause` for `seconds`: nothing may come of it. The
+                                client's limit give-up must be longer
+            overload            four busy processes for each processor of each machine with
+                                a daemon, for `seconds`: nothing may come of it
+        seconds: 60             of the last two
         rounds: 3
         disks: 6
-        writers: 4              of each disk
+        writers: 4              of each disk, with a command each
+        largest: 96             blocks of 4 KiB of the largest write; four in five have one
         seed: a random number   of the moments and of what is written; it is logged
         limits:                 the client's (its first lines name them), in seconds.
           noop: 1               Those that LUS ships for hosts; where others are given,
@@ -96,12 +109,13 @@ def task(ctx, config):
     options = ["--blocks", BLOCKS]
     where = [",".join(lusd.portal(ctx, id_) for id_ in lusd.daemon_ids(ctx)), IQN, ",".join(str(lun) for lun in range(len(images)))]
     with remote_client.compiled(ctx, remote, role, "multipath") as folder, remote_client.disks(remote, IQN, images, SIZE_MIB):
-        host = remote_client.Host(remote, folder, "multipath", CLIENT_SECONDS)
-        fault = FAULTS[config["fault"]](ctx, remote, images)
+        seconds = CLIENT_SECONDS + config["rounds"] * config["seconds"]
+        host = remote_client.Host(remote, folder, "multipath", seconds)
+        fault = FAULTS[config["fault"]](ctx, remote, images, config["seconds"])
         with remote_client.kept(ctx, remote, role, folder, "multipath") as path:
             rounds = path_rounds.Rounds(host, where, path, log.info, limits)
             rounds.prove(*options)
-            rounds.run(fault, config["rounds"], dice, *options, "--writers", config["writers"])
+            rounds.run(fault, config["rounds"], dice, *options, "--writers", config["writers"], "--largest", config["largest"], "--seconds", seconds)
 
 
 def _merged(ctx, config):
@@ -135,12 +149,13 @@ class Fault:
     # Seconds until they do.
     patience = 90
 
-    def __init__(self, ctx, remote, images):
+    def __init__(self, ctx, remote, images, seconds):
         if len(lusd.daemon_ids(ctx)) < 2:
             raise ConfigError("task lus_failover: there is no other daemon")
         self.ctx = ctx
         self.remote = remote
         self.images = images
+        self.seconds = seconds
         self.victim = None
 
     def strike(self, mark):
@@ -308,6 +323,71 @@ class Drain(Fault):
         remote_client.lus(self.remote, "daemon", "in", self.victim)
 
 
+class Calm(Fault):
+    """
+    What nobody may be judged for, and no LU may go elsewhere
+    """
+
+    moves = False
+    # Of `lus events`.
+    kinds = ("verdict", "failover", "move", "fence", "register", "retire")
+
+    def strike(self, mark):
+        self.happened = self.events()
+        return super().strike(mark)
+
+    def heal(self):
+        super().heal()
+        new = [event for event in self.events() if event not in self.happened]
+        if new:
+            raise path_rounds.Broken("the daemons were %s, and this came of it: %s" % (self.name, new))
+        log.info("nothing came of it: no verdict, no LU elsewhere")
+
+    def events(self):
+        """
+        What happened so far, but for who leads
+        """
+        events = json.loads(remote_client.lus(self.remote, "events", str(EVENTS), "-f", "json"))
+        return [(event["epoch"], event["kind"], event["subject"], event["reason"]) for event in events if event["kind"] in self.kinds]
+
+
+class OsdPause(Calm):
+    """
+    RADOS stands still, for everybody
+    """
+
+    name = "without an answer of RADOS"
+
+    def befall(self, luns):
+        self.ceph("pause")
+        time.sleep(self.seconds)
+
+    def undo(self):
+        self.ceph("unpause")
+
+    def ceph(self, verb):
+        (mon,) = self.ctx.cluster.only(misc.get_first_mon(self.ctx, {}, "ceph")).remotes
+        mon.run(args=["sudo", "ceph", "--cluster", "ceph", "osd", verb])
+
+
+class Overload(Calm):
+    """
+    The daemons' machines have more to do than they can
+    """
+
+    name = "short of processors"
+
+    def befall(self, luns):
+        remotes = {}
+        for id_ in lusd.daemon_ids(self.ctx):
+            remote = self.ctx.lusd[id_]["remote"]
+            # Remotes may be one machine.
+            remotes[remote.sh(["cat", "/proc/sys/kernel/random/boot_id"])] = remote
+        script = "for i in $(seq $((%d * $(nproc)))); do timeout %d sh -c 'while :; do :; done' & done; wait" % (BUSY, self.seconds)
+        for proc in [remote.run(args=["sh", "-c", script], wait=False) for remote in remotes.values()]:
+            proc.wait()
+
+
 FAULTS = {
     "restart": Restart,
     "crash": Crash,
@@ -318,4 +398,6 @@ FAULTS = {
     "cut-ceph": CutCeph,
     "cut-both": CutBoth,
     "cut-public": CutPublic,
+    "osd-pause": OsdPause,
+    "overload": Overload,
 }
