@@ -6,6 +6,7 @@ status that is not 0, and no end within `seconds`, raise `Broken` with the last 
 
 import json
 import pathlib
+import re
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -15,11 +16,11 @@ SCRIPT = HERE / "multipath" / "host.sh"
 SETTINGS = (HOSTS / "multipath-lus.conf", HOSTS / "iscsid-lus.conf")
 # In memory: what was written must be known where no disk answers.
 FOLDER = "/run/lus-qa"
-# One command of the host; where a path is gone a single one may wait for its session's end.
-COMMAND_SECONDS = 120
-LOGIN_SECONDS = 180
+# Of one command. These are for an emulated host on a machine that does ten things at a time: all of it takes a hundredth of them elsewhere.
+COMMAND_SECONDS = 300
+LOGIN_SECONDS = 400
 # Passes end when their I/O does.
-STOP_SECONDS = 240
+STOP_SECONDS = 600
 POLL_SECONDS = 1.0
 # What prio alua makes of the target port groups' states.
 PRIORITY = {"owner": 50, "other": 1}
@@ -34,10 +35,11 @@ class Path:
     """One path to a disk, as the host has it."""
 
     def __init__(self, line):
-        lun, self.portal, self.device, self.map, self.state, self.checker, priority, recovery = line.split()
+        lun, self.portal, self.device, self.map, self.state, self.checker, priority, *times = line.split()
         self.lun = int(lun)
         self.priority = int(priority)
-        self.recovery_s = int(recovery)
+        # Of the session: NOP interval, NOP timeout, how long a lost one keeps its commands.
+        self.times_s = tuple(map(int, times))
 
     def __str__(self):
         return f"LUN {self.lun} by {self.portal}: {self.device} of {self.map} {self.state} {self.checker} priority {self.priority}"
@@ -51,6 +53,7 @@ class LinuxHost:
         # LUN -> what it is called below /dev/mapper.
         self.maps = {}
         self._counted = 0
+        self.times_s = tuple(_setting(name) for name in ("noop_out_interval", "noop_out_timeout", "fast_io_fail_tmo"))
 
     def _do(self, *words, seconds=COMMAND_SECONDS):
         return self.machine.run([f"{FOLDER}/host.sh", *map(str, words)], b"", seconds)
@@ -103,6 +106,8 @@ class LinuxHost:
                 # A standby's checker says "ghost": no error, and not for I/O.
                 if path.state != "active" or path.checker not in ("ready", "ghost") or path.priority != wanted:
                     amiss.append(f"{path} (must be {wanted})")
+                if path.times_s != self.times_s:
+                    amiss.append(f"{path}: its session's times are {path.times_s}, not {self.times_s}")
         if len(set(self.maps.values())) != len(self.maps):
             amiss.append(f"two LUNs share a map: {self.maps}")
         return amiss
@@ -175,6 +180,12 @@ class LinuxHost:
         if not self._do("dmesg"):
             raise Broken("an I/O error of a map is not found in the kernel's log")
         self.say(f"without queueing a read fails {after} ms after the last path was cut, and the kernel's log has it")
+
+
+def _setting(name):
+    """The number that the shipped settings give to a name."""
+    (value,) = re.findall(rf"^\s*(?:\S+\.)?{name}\s*=?\s*(\d+)$", "".join(path.read_text() for path in SETTINGS), re.M)
+    return int(value)
 
 
 def _longest(text):

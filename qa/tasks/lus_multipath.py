@@ -23,6 +23,7 @@ DEFAULTS = {
     "client": "client.0",
     "faults": ["drain", "restart"],
     "rounds": None,
+    "seconds": 60,
 }
 VM = str(pathlib.Path(__file__).resolve().parents[1] / "vm")
 IQN = "iqn.2026-11.io.lus.qa:multipath"
@@ -30,9 +31,9 @@ IMAGES = ["rbd/qa-multipath-raw", "rbd/qa-multipath-ext4"]
 RAW, FILES = 0, 1
 SIZE_MIB = 48
 # A host looks for paths that are back each 5 to 20 s. The machine may be emulated, and others may use this one.
-PATHS_SECONDS = 180
+PATHS_SECONDS = 400
 # Two passes, one of which began after the fault. Its stall is in them.
-PASSES, PASSES_SECONDS = 2, 240
+PASSES, PASSES_SECONDS = 2, 600
 # Longer than a session without an answer, or one that was reset, keeps what it has.
 SILENCE_SECONDS = 20
 POLL_SECONDS = 0.5
@@ -73,6 +74,7 @@ def task(ctx, config):
             kill-all            SIGKILL to every daemon: all I/O waits until they are back,
                                 and ends well; at the end, without queueing, it must not
         rounds: number of daemons   of each fault; a round is for the next daemon
+        seconds: 60             as with lus_failover
 
     The longest stalls are logged; none is too long. They are those of a machine that may be
     emulated.
@@ -159,11 +161,11 @@ class _Run:
         self.host.begin(RAW, FILES)
         for name in config["faults"]:
             for number in range(config["rounds"] or len(self.ids)):
-                self._round(name, self.ids[number % len(self.ids)])
+                self._round(name, self.ids[number % len(self.ids)], config["seconds"])
         passes = self.host.end()
         log.info("no error; passes of fio verified and files compared: %s", passes)
         if "kill-all" in config["faults"]:
-            fault = self._fault("kill-all", self.ids[0])
+            fault = self._fault("kill-all", self.ids[0], config["seconds"])
             self.host.require_error(RAW, lambda: fault.befall([]), fault.undo)
             self._wait_for_paths("after the error")
         self.host.logout()
@@ -179,7 +181,7 @@ class _Run:
                 remote_client.lus(self.remote, "lu", "move", image, id_)
 
     def _owners(self):
-        return lus_failover.Fault(self.ctx, self.remote, IMAGES).served()
+        return remote_client.served(self.remote, self.ids, IMAGES)
 
     def _owner_portals(self):
         """
@@ -190,13 +192,13 @@ class _Run:
     def _wait_for_paths(self, when):
         log.info("all paths are right %s: %.0f s", when, self.host.wait_for_paths(self._owner_portals, self.portals, PATHS_SECONDS))
 
-    def _fault(self, name, id_):
-        fault = FAULTS[name](self.ctx, self.remote, IMAGES)
+    def _fault(self, name, id_, seconds):
+        fault = FAULTS[name](self.ctx, self.remote, IMAGES, seconds)
         fault.choose = lambda owners: id_
         return fault
 
-    def _round(self, name, id_):
-        fault = self._fault(name, id_)
+    def _round(self, name, id_, seconds):
+        fault = self._fault(name, id_, seconds)
         self.host.stalls()
         luns = fault.strike(lambda: None)
         if name == "kill-all":

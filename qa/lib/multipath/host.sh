@@ -4,7 +4,7 @@
 #   host.sh install MULTIPATH_CONF ISCSID_CONF    the settings that LUS ships, and nothing else
 #   host.sh login IQN PORTAL                      discovery, then a session with each portal that it found
 #   host.sh logout IQN
-#   host.sh paths IQN                             a line for each path: LUN PORTAL DEVICE MAP DM_STATE CHECKER_STATE PRIORITY RECOVERY_TMO
+#   host.sh paths IQN                             a line for each path: LUN PORTAL DEVICE MAP DM_STATE CHECKER_STATE PRIORITY NOOP_INTERVAL NOOP_TIMEOUT RECOVERY
 #   host.sh begin raw MAP FOLDER                  passes of fio on the map, written and verified, until `stop`
 #   host.sh begin files MAP FOLDER                files on an ext4 on the map, until `stop`
 #   host.sh stop FOLDER                           ends both, waits, and fails where one of them did
@@ -40,17 +40,26 @@ login() {
     udevadm settle -t 60
 }
 
+# The times are of the session: when a quiet connection is asked, how long the answer may take, how long commands stay with a session that is lost. Seconds.
+# Without a process for each value: there, one costs 0.1 s.
 paths() {
-    local link dev portal lun state
-    declare -A states
+    local link dev portal lun state interval timeout recovery connection session number=0
+    local -A states
     while read -r dev state; do states[$dev]=$state; done < <(multipathd show paths raw format "%d %m %t %T %p")
-    for link in /dev/disk/by-path/ip-*-iscsi-"$1"-lun-*; do
-        [ -e "$link" ] || continue
+    shopt -s nullglob
+    set -- /dev/disk/by-path/ip-*-iscsi-"$1"-lun-*
+    [ $# -gt 0 ] || return 0
+    while read -r dev; do
+        number=$((number + 1)) link=${!number} dev=${dev##*/}
         lun=${link##*-lun-} portal=${link##*/ip-}
         case $lun in *-part*) continue ;; esac
-        dev=$(readlink -f "$link") dev=${dev##*/}
-        echo "$lun ${portal%%-iscsi-*} $dev ${states[$dev]:-[none] [none] [none] 0} $(cat /sys/block/"$dev"/device/../../iscsi_session/session*/recovery_tmo)"
-    done
+        cd -P "/sys/block/$dev/device/../.."
+        connection=(connection*/iscsi_connection/connection*) session=(iscsi_session/session*)
+        read -r interval <"${connection[0]}/recv_tmo"
+        read -r timeout <"${connection[0]}/ping_tmo"
+        read -r recovery <"${session[0]}/recovery_tmo"
+        echo "$lun ${portal%%-iscsi-*} $dev ${states[$dev]:-[none] [none] [none] 0} $interval $timeout $recovery"
+    done < <(readlink -f "$@")
 }
 
 # One pass of fio over the first blocks of a map, each written once in random order, then read: it must be full of this pass's number and its own offset, to the last

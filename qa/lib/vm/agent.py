@@ -17,10 +17,10 @@ from ui import Failure
 
 SOCKET = "agent"
 # The agent answers at once; under emulation on a loaded machine "at once" has taken seconds.
-ANSWER_SECONDS = 60
+ANSWER_SECONDS = 120
 POLL_SECONDS = (0.05, 0.3)
 # What a command's own limit is exceeded by before its guest is believed to be gone.
-GRACE_SECONDS = 30
+GRACE_SECONDS = 60
 KILL_AFTER_SECONDS = 5
 
 

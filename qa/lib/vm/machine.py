@@ -21,7 +21,7 @@ from vm.image import NET, image
 QEMU = "qemu-system-x86_64"
 MONITOR = "monitor"
 # Until everything in it is up: some 2 s with KVM, 7 s emulated, and more on a loaded machine.
-BOOT_SECONDS = {"kvm": 25, "tcg": 240}
+BOOT_SECONDS = {"kvm": 25, "tcg": 400}
 # An old processor with hardware CRC32C: to emulate a newer one takes longer and gives nothing.
 PROCESSOR = {"kvm": "host", "tcg": "Nehalem"}
 # The emulator would keep up to 1 GiB of translated code.
