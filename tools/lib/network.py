@@ -120,7 +120,8 @@ class Network:
                 if other != id_
             ]
         _batch(outside)
-        _batch(inside, f"lus{number}-{id_}")
+        # Not `ip -n`, which wants to change how / is mounted; in a chroot that is no mount.
+        _batch(inside, self.enter(id_))
         _batch([f"link set lus{number}{id_}-public alias {_MARK}"])
 
     def _remove_host(self, id_):
@@ -212,10 +213,14 @@ def _links():
     return json.loads(_ip("-d", "-j", "link") or "[]")
 
 
-def _batch(lines, namespace=None):
-    """Commands of `ip`, all by one process, the first error ends them."""
-    if lines:
-        _ip(*(("-n", namespace) if namespace else ()), "-batch", "-", text="".join(f"{line}\n" for line in lines))
+def _batch(lines, enter=()):
+    """Commands of `ip`, all by one process, the first error ends them; `enter` are the words before it."""
+    if not lines:
+        return
+    done = _run(["-batch", "-"], "".join(f"{line}\n" for line in lines), enter)
+    if done.returncode != 0:
+        failed = re.search(r"Command failed -:(\d+)", done.stderr)
+        _fail(lines[int(failed[1]) - 1].split() if failed else ["-batch"], done)
 
 
 def _delete(link):
@@ -233,16 +238,16 @@ def _try(command):
     return done.returncode == 0
 
 
-def _ip(*words, text=""):
-    done = _run(words, text)
+def _ip(*words):
+    done = _run(words)
     if done.returncode != 0:
-        _fail([*words, *text.splitlines()], done)
+        _fail(words, done)
     return done.stdout
 
 
-def _run(words, text=""):
+def _run(words, text="", enter=()):
     try:
-        return subprocess.run(["ip", *words], input=text, capture_output=True, text=True, timeout=_SECONDS, env={**os.environ, "LC_ALL": "C"})
+        return subprocess.run([*enter, "ip", *words], input=text, capture_output=True, text=True, timeout=_SECONDS, env={**os.environ, "LC_ALL": "C"})
     except subprocess.TimeoutExpired:
         raise Failure(f"`ip {' '.join(words)}` takes longer than {_SECONDS} s") from None
 

@@ -210,6 +210,9 @@ class Networks(unittest.TestCase):
         with unittest.mock.patch.object(network.os, "geteuid", return_value=0), unittest.mock.patch.object(network.shutil, "which", return_value=None):
             with self.assertRaisesRegex(network.Failure, "iproute2.*util-linux"):
                 network.require()
+        done = unittest.mock.Mock(returncode=1, stderr="Device does not exist\nCommand failed -:2")
+        with unittest.mock.patch.object(network, "_run", return_value=done), self.assertRaisesRegex(network.Failure, "`ip second one`: Device"):
+            network._batch(["first one", "second one", "third one"])
         for said, todo in (("RTNETLINK answers: Operation not permitted", "CAP_NET_ADMIN"), ("Error: Unknown device type.", "kernel")):
             with self.assertRaises(network.Failure) as caught:
                 network._fail(["link"], unittest.mock.Mock(stderr=said))
