@@ -37,7 +37,8 @@ install_settings() {
 login() {
     iscsiadm -m discovery -t sendtargets -p "$2"
     iscsiadm -m node -T "$1" --login
-    udevadm settle -t 60
+    # Whoever asks for the paths waits for what is still to come.
+    udevadm settle -t 200 || true
 }
 
 # The times are of the session: when a quiet connection is asked, how long the answer may take, how long commands stay with a session that is lost. Seconds.

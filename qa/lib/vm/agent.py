@@ -1,7 +1,6 @@
-"""Commands in the guest, by QEMU's guest agent: a JSON dialogue over a Unix socket.
+"""Commands in the guest, by QEMU's guest agent: a JSON dialogue over a pair of pipes.
 
-A connection is held for one question only, so any number of commands may run in the guest at the same time. Sockets are named from within their folder: a path to
-them must be short.
+They are held for one question only, so any number of commands may run in the guest at the same time.
 """
 
 import base64
@@ -9,13 +8,14 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
-import socket
 import time
 
 from ui import Failure
 
-SOCKET = "agent"
+# To the agent, and from it, as QEMU names them.
+LINE = ("agent.in", "agent.out")
 # The agent answers at once; under emulation on a loaded machine "at once" has taken seconds.
 ANSWER_SECONDS = 120
 POLL_SECONDS = (0.05, 0.3)
@@ -76,55 +76,74 @@ def _ask(folder, command, arguments):
 def _dialogue(folder, seconds):
     """A function that asks and returns the answer; the one who has it is alone with the agent."""
     try:
-        with _alone(folder), connected(folder, SOCKET, seconds) as connection, connection.makefile("rwb") as file:
+        with _alone(folder), _Line(folder, time.monotonic() + seconds) as line:
             # What somebody before did not read, and half of a line that he sent, end with a byte that JSON never has.
             number = os.getpid() << 16 | int(time.monotonic() * 1000) & 0xFFFF
-            _send(file, {"execute": "guest-sync-delimited", "arguments": {"id": number}}, b"\xff")
+            line.send({"execute": "guest-sync-delimited", "arguments": {"id": number}}, b"\xff")
             while True:
-                line = _line(file)
-                if b"\xff" in line and json.loads(line.rpartition(b"\xff")[2]).get("return") == number:
+                answer = line.receive()
+                if b"\xff" in answer and json.loads(answer.rpartition(b"\xff")[2]).get("return") == number:
                     break
 
             def ask(request):
-                _send(file, request)
-                return json.loads(_line(file))
+                line.send(request)
+                return json.loads(line.receive())
 
             yield ask
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise Silent(f"the guest in {folder} does not answer: {error}", f"its console is {folder}/console") from None
 
 
 @contextlib.contextmanager
 def _alone(folder):
-    """QEMU takes one connection at a time, in the order in which they came."""
     with open(folder / "agent.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _send(file, request, before=b""):
-    file.write(before + json.dumps(request).encode() + b"\n")
-    file.flush()
+def make_line(folder):
+    """The pipes to and from the agent, for QEMU. Pipes rather than a socket: to a socket without a client the agent listens in a loop, at a tenth of the guest's processor."""
+    for name in LINE:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name, 0o600)
 
 
-def _line(file):
-    line = file.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError("the connection was closed")
-    return line
+class _Line:
+    """Lines to the agent and from it, until a time; OSError where nobody is there, or it has come."""
 
+    def __init__(self, folder, end):
+        self.end = end
+        self.received = b""
+        self.handles = []
+        # Without a reader, QEMU, the first one fails.
+        for name, flags in zip(LINE, (os.O_WRONLY, os.O_RDONLY)):
+            self.handles.append(os.open(folder / name, flags | os.O_NONBLOCK | os.O_CLOEXEC))
 
-def connected(folder, name, seconds):
-    """A connection to a socket of QEMU's in the folder; OSError where nobody listens."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(seconds)
-    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        # However long the folder's path is.
-        connection.connect(f"/proc/self/fd/{handle}/{name}")
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(handle)
-    return connection
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            os.close(handle)
+
+    def send(self, request, before=b""):
+        data = memoryview(before + json.dumps(request).encode() + b"\n")
+        while data:
+            self._wait([], [self.handles[0]])
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(self.handles[0], data[: select.PIPE_BUF]) :]
+
+    def receive(self):
+        while b"\n" not in self.received:
+            self._wait([self.handles[1]], [])
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(self.handles[1], 1 << 16)
+                if not data:
+                    raise ConnectionError("the machine has ended")
+                self.received += data
+        line, _, self.received = self.received.partition(b"\n")
+        return line
+
+    def _wait(self, readers, writers):
+        if not any(select.select(readers, writers, [], max(0, self.end - time.monotonic()))):
+            raise TimeoutError("it takes too long")

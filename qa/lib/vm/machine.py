@@ -64,7 +64,7 @@ def up(folder, accelerator="auto", memory=768):
 def down(folder):
     """Ends the machine; nothing where there is none."""
     try:
-        connection = agent.connected(folder, MONITOR, QUIT_SECONDS)
+        connection = _connected(folder)
     except OSError:
         return
     with connection, _process(connection) as process:
@@ -75,8 +75,24 @@ def down(folder):
         if not select.select([process], [], [], QUIT_SECONDS)[0]:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [])
-    for name in (MONITOR, agent.SOCKET):
+    for name in (MONITOR, *agent.LINE):
         (folder / name).unlink(missing_ok=True)
+
+
+def _connected(folder):
+    """A connection to QEMU's monitor; OSError where nobody listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(QUIT_SECONDS)
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # A path of a socket must be short.
+        connection.connect(f"/proc/self/fd/{handle}/{MONITOR}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(handle)
+    return connection
 
 
 @contextlib.contextmanager
@@ -95,6 +111,7 @@ def _process(connection):
 
 
 def _boot(folder, made, kind, memory):
+    agent.make_line(folder)
     with open(folder / "qemu.log", "wb") as log:
         child = subprocess.Popen(
             _words(made, kind, memory), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -122,7 +139,7 @@ def _words(made, kind, memory):
         *("-netdev", f"user,id=net,ipv6=off,net={NET}.0/24,host={NET}.2,dns={NET}.3", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-chardev", "file,id=console,path=console", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-device", "virtio-rng-pci"),
-        *("-chardev", f"socket,id=agent,path={agent.SOCKET},server=on,wait=off", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *("-chardev", "pipe,id=agent,path=agent", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         *("-qmp", f"unix:{MONITOR},server=on,wait=off"),
     ]
 
