@@ -92,9 +92,9 @@ def task(ctx, config):
         largest: 96             blocks of 4 KiB of the largest write; four in five have one
         seed: a random number   of the moments and of what is written; it is logged
         limits:                 the client's (its first lines name them), in seconds.
-          noop: 1               Those that LUS ships for hosts; where others are given,
-          noop-timeout: 2       these stay as they are
-          replacement-timeout: 1
+          noop: 1               With these the figures are LUS' own, and not how long a host
+          noop-timeout: 2       waits for a daemon that is gone. They stay as they are
+          replacement-timeout: 1    where only others are given
 
     How long it takes until the first GOOD by another path, and the longest time without a
     GOOD, are logged for each round. They are figures: none is too long, but that an LU

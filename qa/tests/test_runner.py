@@ -11,9 +11,13 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 import xml.etree.ElementTree
 
 QA = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(QA / "lib"), str(QA.parent / "tools" / "lib")]
+from teuth import runner  # noqa: E402
+
 SUITES = QA / "tests" / "suites"
 LAST_LINE = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 
@@ -44,6 +48,20 @@ class Runs(unittest.TestCase):
         summary = next(self.archive.glob("*/summary.yaml")).read_text()
         self.assertIn("success: false", summary)
         self.assertIn("failure_reason:", summary)
+
+
+class Archives(unittest.TestCase):
+    """Of runs at the same time."""
+
+    def test_logs_of_a_run_that_runs_on_are_not_old(self):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [pathlib.Path(folder) / str(number) for number in range(runner._RUNS_KEPT + 3)]
+            for number, path in enumerate(runs):
+                path.mkdir()
+                os.utime(path, (number, number))
+            with unittest.mock.patch.object(runner, "ARCHIVE", pathlib.Path(folder)), runner._locked(runs[0]):
+                runner._forget_old_runs()
+            self.assertEqual({path for path in runs if path.exists()}, {runs[0], *runs[-runner._RUNS_KEPT :]})
 
 
 class Planted(Runs):

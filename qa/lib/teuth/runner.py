@@ -76,7 +76,8 @@ class Run:
             _forget_old_runs()
         print(f"{self.suite}: {len(self.jobs)} jobs, seed {self.options.seed}, logs in {_short(self.archive)}", flush=True)
         verdicts = []
-        with _work_folder(self.options.keep) as self._work:
+        # Held, so that no other run takes its logs for old ones.
+        with _locked(self.archive), _work_folder(self.options.keep) as self._work:
             with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
                 pending = [pool.submit(self._job, job) for job in self.jobs]
                 try:
@@ -315,9 +316,15 @@ def _locked(folder):
 
 
 def _forget_old_runs():
-    runs = sorted(ARCHIVE.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in runs[_RUNS_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    """Removes the logs of all but the latest runs; not of one that runs on, however many began since."""
+    began = {}
+    for path in ARCHIVE.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            began[path] = path.stat().st_mtime
+    for old in sorted(began, key=began.get, reverse=True)[_RUNS_KEPT:]:
+        with contextlib.suppress(FileNotFoundError), _locked(old) as free:
+            if free:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _brief(reason):
