@@ -96,7 +96,7 @@ def _run(options):
     needed = [packages.BUILD, packages.VENV]
     needs_cluster = any(step.cluster for step in chosen)
     if needs_cluster:
-        needed += [packages.CLUSTER, packages.CLIENTS, packages.CHECKS]
+        needed += [packages.CLUSTER, packages.CLIENTS, packages.CHECKS, packages.NETWORK]
     packages.ensure(True, *needed)
     session = _ClusterSession(options.keep)
     if needs_cluster:
