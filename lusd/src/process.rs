@@ -109,6 +109,11 @@ pub fn run_again(life: EarlierLife, folder: Option<&Path>) -> std::io::Error {
     if let Some(folder) = folder.filter(|folder| folder.is_dir()) {
         command.current_dir(folder);
     }
+    // While a thread is in execve, the kernel refuses new threads (EAGAIN) to those that share its working directory, and librados aborts where
+    // it cannot have one. So this thread stops sharing; should that fail, it is as likely as before that nobody wants a thread just now.
+    if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS) {
+        tracing::debug!(%error, "unshare");
+    }
     command.exec()
 }
 
