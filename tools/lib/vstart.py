@@ -70,8 +70,9 @@ def main():
     for name in set(os.environ) - set(procs.clean_environment()):
         del os.environ[name]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    cluster = Cluster(options.dir)
     try:
-        sys.exit(options.run(options, Cluster(options.dir)))
+        sys.exit(options.run(options, cluster))
     except Failure as failure:
         ui.report(failure, PROGRAM)
         sys.exit(1)
@@ -81,6 +82,9 @@ def main():
     except KeyboardInterrupt:
         ui.report(Failure("interrupted; what was started runs on", "tools/vstart up continues, down stops"), PROGRAM)
         sys.exit(130)
+    finally:
+        # librados' threads must not run on while Python ends: now and then that is a segmentation fault.
+        cluster.disconnect()
 
 
 def _parser():
