@@ -61,7 +61,14 @@ struct Rig {
 /// The parts of a connection that a session works with.
 macro_rules! carrier {
     ($rig:ident) => {
-        Carrier { shard: &$rig.shard, inbox: &$rig.inbox, memory: &$rig.memory, proto: &mut $rig.proto }
+        Carrier {
+            shard: &$rig.shard,
+            inbox: &$rig.inbox,
+            memory: &$rig.memory,
+            proto: &mut $rig.proto,
+            now: $rig.now,
+            since: $rig.now,
+        }
     };
 }
 
