@@ -165,8 +165,10 @@ impl Candidate {
         };
         let Some(leader) = map.leader() else { return true };
         let up = map.instance(&leader.daemon, leader.up_from).is_some_and(|daemon| daemon.state.is_up());
+        // Whoever stood still has to look again first: what it saw of lease and watches is from before.
+        let looks = self.last.is_some_and(|last| now.saturating_sub(last) <= LOOK_GAP_MAX);
         let stale = now.saturating_sub(still.since) >= LEASE;
-        !up || stale || judge.missing_looks(&leader.instance()) >= LOOKS
+        !up || (looks && (stale || judge.missing_looks(&leader.instance()) >= LOOKS))
     }
 
     /// How long to wait for those that come first, of the daemons that are up.

@@ -212,3 +212,20 @@ fn a_map_that_is_behind_is_not_acted_on() {
         assert_eq!(b.look(second * 1000, &map, lease(2, 0), "b"), Step::Stay);
     }
 }
+
+/// Found by the simulation: right after it went on, and before it looked again, it took the leadership of a leader that lives.
+#[test]
+fn who_stood_still_looks_again_before_it_takes_a_leaders_place() {
+    let map = led_by(&map_of(&["a", "b"]), "a");
+    let mut b = One::of(&map, "b");
+    for second in 0..4 {
+        assert_eq!(b.look(second * 1000, &map, lease(1, second), "ab"), Step::Stay);
+    }
+    let later = Duration::from_secs(12);
+    assert_eq!(b.step(later, &map), Step::Stay, "the lease did not stand still, b did");
+    assert_eq!(b.look(12_100, &map, lease(1, 12), "ab"), Step::Stay);
+    // The same with a watch that was missing right before.
+    assert_eq!(b.look(13_100, &map, lease(1, 13), "b"), Step::Stay);
+    b.look(14_100, &map, lease(1, 14), "b");
+    assert_eq!(b.step(later * 2, &map), Step::Stay, "the leader may be back by now");
+}
