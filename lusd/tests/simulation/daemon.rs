@@ -15,12 +15,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clients::{Clients, Fencer, addr_of};
+use crate::judge;
 use crate::objects::SimObjects;
 use crate::oracle::Oracle;
 use crate::owner::{self, DRAIN_TIMEOUT, State, Task, Wanted};
 use crate::process::Process;
 use crate::rados::{Client, Rados};
-use crate::rules::Rule;
+use crate::rules::{Rule, of_judge};
 use crate::sim::{Sim, lock};
 use crate::target::{Offered, Sessions, Shard};
 use crate::watchdog;
@@ -47,6 +48,9 @@ pub(crate) enum Ended {
     Failed(String),
 }
 
+/// What is told to an LU's task, and what it tells.
+type Owner = (watch::Sender<Wanted>, watch::Receiver<State>);
+
 /// What all tasks of a start share.
 pub(crate) struct Daemon {
     pub(crate) sim: Arc<Sim>,
@@ -65,7 +69,7 @@ pub(crate) struct Daemon {
     pub(crate) maps: watch::Receiver<Arc<LusMap>>,
     pub(crate) shards: Vec<Arc<Shard>>,
     offered: Vec<Arc<Offered>>,
-    owners: Mutex<BTreeMap<usize, (watch::Sender<Wanted>, watch::Receiver<State>)>>,
+    owners: Mutex<BTreeMap<usize, Owner>>,
     pub(crate) sessions: Sessions,
     pub(crate) listening: AtomicBool,
     pub(crate) isolated: AtomicBool,
@@ -138,11 +142,11 @@ impl Daemon {
     }
 }
 
-pub(crate) fn store_of(world: &World, client: &Client, who: &str) -> MapStore {
-    let objects = SimObjects { client: client.clone(), oracle: world.oracle.clone() };
+pub(crate) fn store_of(world: &World, client: &Client, site: Option<Arc<Site>>) -> MapStore {
+    let objects = SimObjects { client: client.clone(), oracle: world.oracle.clone(), site };
     let sim = world.sim.clone();
     let stamps = Arc::new(move || (sim.uuid(), sim.timestamp()));
-    MapStore::simulated(Arc::new(objects), who, FSID, stamps, world.sim.breaks(Rule::Term))
+    MapStore::simulated(Arc::new(objects), &*client.addr, FSID, stamps, world.sim.breaks(Rule::Term))
 }
 
 /// The life of one start.
@@ -177,7 +181,7 @@ async fn start(
     let sim = &world.sim;
     let control = world.rados.client(process, &site.ip);
     sleep(sim.ms(10..=60)).await;
-    let store = store_of(world, &control, &control.addr);
+    let store = store_of(world, &control, Some(site.clone()));
     let map = store.latest_or_create().await.map_err(|_| None)?;
     if let Some(earlier) = earlier {
         register::still_the_newest(&map, &site.id, earlier.up_from).map_err(Some)?;
@@ -260,8 +264,11 @@ async fn start(
         Box::pin(async move { fencer.fence_all(addrs).await })
     });
     let driver = Driver::new(me, store, driver_maps, fence, leads_sender);
-    let driver = match sim.broken.and_then(Rule::of_judge) {
-        Some(rules) => driver.with_rules(rules),
+    let driver = match of_judge(sim.broken) {
+        Some(rules) => {
+            process.spawn(judge::run(daemon.clone(), rules));
+            driver.with_rules(rules)
+        }
         None => driver,
     };
     process.spawn(driver.run());

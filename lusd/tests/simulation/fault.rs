@@ -1,6 +1,7 @@
 //! What goes wrong, by the seed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use lus_map::Flag;
@@ -94,7 +95,7 @@ pub(crate) async fn inflict(world: &Arc<World>, profile: Profile) {
 async fn one_fault(world: &Arc<World>) {
     let sim = world.sim.clone();
     let site = any_site(world);
-    match sim.index(22) {
+    match sim.index(23) {
         0 | 1 => world.does(&site, Act::Crash { restart: a_while(&sim) }),
         2..=4 => world.does(&site, Act::Stop { time: a_while(&sim) }),
         5..=9 => {
@@ -131,6 +132,7 @@ async fn one_fault(world: &Arc<World>) {
             let flag = [Flag::NoFailover, Flag::NoMove, Flag::NoOut][sim.index(3)];
             world.administer(|map, origin| flags::set(map, origin, flag)).await;
         }
+        19 => interrupt_leader(world),
         _ => one_move(world).await,
     }
 }
@@ -140,7 +142,11 @@ async fn one_nuisance(world: &Arc<World>) {
     let sim = world.sim.clone();
     match sim.index(6) {
         0 => stall(world).await,
-        1 => pause_all(world),
+        1 => {
+            // As long as RADOS keeps a silent client's watch it would drop some watches and not others, and rightly: they are gone.
+            let time = Some(a_while(&sim)).filter(|time| !(4000..7000).contains(&time.as_millis()));
+            pause_all(world, time.unwrap_or(Duration::from_secs(8)));
+        }
         2 if sim.weather().slow == 0 => world.rados.blink(sim.ms(50..=300)),
         3 => world.does(&any_site(world), Act::Stop { time: sim.ms(100..=2000) }),
         4 => {
@@ -178,26 +184,42 @@ fn cut(world: &Arc<World>, site: &Arc<Site>) {
 }
 
 fn stick_shard(world: &Arc<World>, site: &Arc<Site>) {
-    let time = world.sim.ms(1000..=20_000);
+    let sim = &world.sim;
+    // About as long as it takes a host to give up, and the others to judge.
+    let time = if sim.chance(500) { sim.ms(5000..=9000) } else { sim.ms(1000..=20_000) };
     stick(world, site, time);
 }
 
 /// A thread of a daemon stands still for a while.
-fn stick(world: &Arc<World>, site: &Arc<Site>, time: Duration) {
+pub(crate) fn stick(world: &Arc<World>, site: &Arc<Site>, time: Duration) {
     let Some(daemon) = site.daemon() else { return };
-    let thread = daemon.shards[world.sim.index(daemon.shards.len())].thread.clone();
+    let shard = daemon.shards[world.sim.index(daemon.shards.len())].clone();
+    let thread = shard.thread.clone();
     world.sim.note(|| format!("{} stands still for {time:?}", thread.name));
-    thread.stop();
     tokio::spawn(async move {
+        // Not in the few instructions between gate and submit, where no clock could help: the whole process may be stopped there.
+        while shard.between.load(SeqCst) > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        thread.stop();
         sleep(time).await;
         thread.resume();
     });
 }
 
-/// All machines stand still together, as on one that is overloaded or was suspended.
-fn pause_all(world: &Arc<World>) {
+/// The leader is stopped in the middle of what it writes, mostly that another one is down, which comes back meanwhile.
+pub(crate) fn interrupt_leader(world: &Arc<World>) {
     let sim = &world.sim;
-    let time = a_while(sim);
+    let leads = |site: &Arc<Site>| site.daemon().is_some_and(|daemon| daemon.leads.borrow().is_some());
+    let (leaders, others): (Vec<_>, Vec<_>) = world.sites().into_iter().partition(leads);
+    let (Some(leader), Some(other)) = (leaders.first(), others.first()) else { return };
+    leader.arm(Trigger::Step("map:write"), Act::Stop { time: sim.ms(6000..=14_000) });
+    world.does(other, Act::Stop { time: sim.ms(6500..=9500) });
+}
+
+/// All machines stand still together, as on one that is overloaded or was suspended.
+pub(crate) fn pause_all(world: &Arc<World>, time: Duration) {
+    let sim = &world.sim;
     sim.note(|| format!("all stand still for {time:?}"));
     for site in world.sites() {
         let Some(process) = site.process() else { continue };
@@ -227,8 +249,15 @@ fn drop_lock(world: &World) {
     world.rados.state().images[lu].lock = None;
 }
 
+/// The same with all locks.
+pub(crate) fn drop_locks(world: &World) {
+    for image in &mut world.rados.state().images {
+        image.lock = None;
+    }
+}
+
 /// A client that is not of LUS takes the lock of an LU as soon as it can, and holds it for a while.
-fn foreign_holder(world: &Arc<World>, time: Duration) {
+pub(crate) fn foreign_holder(world: &Arc<World>, time: Duration) {
     let (lu, client) = (world.sim.index(world.lus), world.outsider());
     world.oracle.add_foreign(&client.addr);
     let (world, tries) = (world.clone(), 2000);
@@ -251,7 +280,7 @@ pub(crate) async fn heal(world: &Arc<World>) {
     world.sim.set_weather(Weather::default());
     world.rados.go_on();
     for site in world.sites() {
-        site.disarm();
+        site.disarm("");
         site.machine.link.open();
         if let Some(process) = site.process() {
             process.resume_for_good();

@@ -21,11 +21,14 @@ struct Host {
     number: u64,
     tag: u64,
     path: usize,
+    /// The last command on this path was answered.
+    settled: bool,
 }
 
 /// Runs for as long as the simulation does.
 pub(crate) async fn run(world: Arc<World>, lu: usize, blocks: Vec<usize>) {
-    let mut host = Host { world, lu, blocks, connections: BTreeMap::new(), number: 0, tag: 0, path: 0 };
+    let mut host =
+        Host { world, lu, blocks, connections: BTreeMap::new(), number: 0, tag: 0, path: 0, settled: false };
     loop {
         sleep(host.world.sim.ms(10..=300)).await;
         match host.find_path().await {
@@ -38,6 +41,9 @@ pub(crate) async fn run(world: Arc<World>, lu: usize, blocks: Vec<usize>) {
 impl Host {
     /// A path whose daemon says that it serves the LU.
     async fn find_path(&mut self) -> Option<usize> {
+        if self.settled && self.connections.contains_key(&self.path) && !self.world.sim.chance(100) {
+            return Some(self.path);
+        }
         let sites = self.world.sites();
         for turn in 0..sites.len() {
             let at = (self.path + turn) % sites.len();
@@ -76,11 +82,11 @@ impl Host {
                 Err(_) => break,
             }
         }
-        if answer.is_none() {
-            if let Some(connection) = self.connections.remove(&path) {
-                // Behind all that was sent before.
-                let _ = connection.commands.try_send(Message::Close);
-            }
+        if answer.is_none()
+            && let Some(connection) = self.connections.remove(&path)
+        {
+            // Behind all that was sent before.
+            let _ = connection.commands.try_send(Message::Close);
         }
         answer
     }
@@ -88,18 +94,22 @@ impl Host {
     async fn does_io(&mut self, path: usize) {
         let sim = self.world.sim.clone();
         let block = self.blocks[sim.index(self.blocks.len())];
-        let patience = sim.ms(5000..=7000);
+        let patience = sim.ms(5000..=6000);
         let lu = self.lu;
         if sim.chance(200) {
             let least = self.world.oracle.newest(lu, block);
-            if let Some(Answer::Data(number)) = self.ask(path, Ask::Read { block }, patience).await {
+            let answer = self.ask(path, Ask::Read { block }, patience).await;
+            self.settled = matches!(answer, Some(Answer::Data(_)));
+            if let Some(Answer::Data(number)) = answer {
                 self.world.oracle.was_read(lu, block, number, least);
             }
             return;
         }
         self.number += 1;
         let number = self.number;
-        match self.ask(path, Ask::Write { block, number }, patience).await {
+        let answer = self.ask(path, Ask::Write { block, number }, patience).await;
+        self.settled = answer == Some(Answer::Good);
+        match answer {
             Some(Answer::Good) => self.world.oracle.acked(&self.world.rados.state(), lu, block, number),
             Some(_) => {}
             None => {
@@ -118,5 +128,5 @@ async fn login(site: &Arc<Site>, world: &World) -> Option<Connection> {
         sleep(world.sim.ms(1..=3)).await;
     }
     daemon.process.runs().await;
-    daemon.login()
+    daemon.login().await
 }

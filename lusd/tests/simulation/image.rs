@@ -161,12 +161,11 @@ impl Image {
                 continue;
             }
             self.client.blocklist_add(&holder.addr, LIBRBD_EXPIRE).await;
-            let _ = self
-                .with_lock(move |state, _| {
-                    state.images[lu].lock.take_if(|lock| *lock == holder);
-                    Ok(())
-                })
-                .await?;
+            self.with_lock(move |state, _| {
+                state.images[lu].lock.take_if(|lock| *lock == holder);
+                Ok(())
+            })
+            .await?;
         }
         self.locked.store(true, SeqCst);
         self.oracle.rados_note(|| format!("{} has the lock of lu{}", self.client.addr, self.lu));
@@ -209,12 +208,12 @@ impl Image {
         if self.locked.load(SeqCst) { Ok(()) } else { Err(Errno::EROFS) }
     }
 
-    pub(crate) async fn write(&self, block: usize, number: u64) -> Reply<()> {
+    pub(crate) async fn write(&self, block: usize, number: u64, epoch: u64) -> Reply<()> {
         self.may_write()?;
         self.in_flight.fetch_add(1, SeqCst);
         let (lu, oracle, me) = (self.lu, self.oracle.clone(), self.client.addr.clone());
         let written = self.client.submit(block_object(lu, block), move |state| {
-            oracle.applied(lu, block, number, &me);
+            oracle.applied(lu, block, number, epoch, &me);
             state.images[lu].blocks[block] = number;
             Ok(())
         });

@@ -23,6 +23,7 @@ mod fault;
 mod handover;
 mod host;
 mod image;
+mod judge;
 mod objects;
 mod oracle;
 mod owner;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::oracle::Oracle;
 use crate::rados::{Client, Pending, Reply, State};
 use crate::rules::Rule;
+use crate::world::Site;
 
 /// Events that a watch holds.
 const EVENTS_MAX: usize = 64;
@@ -60,7 +61,7 @@ impl Watch {
     pub(crate) fn broken(self) {
         let sim = self.client.rados.sim.clone();
         sim.note(|| format!("watch of {} on {} is gone", self.client.addr, self.object));
-        let late = sim.ms(0..=1500);
+        let late = sim.ms(0..=3000);
         tokio::spawn(async move {
             sleep(late).await;
             self.client.process.machine.link.pass().await;
@@ -141,6 +142,8 @@ impl State {
 pub(crate) struct SimObjects {
     pub(crate) client: Client,
     pub(crate) oracle: Arc<Oracle>,
+    /// Where it runs, if it is a daemon's.
+    pub(crate) site: Option<Arc<Site>>,
 }
 
 fn error(op: &'static str, object: &str, errno: Errno) -> Error {
@@ -193,6 +196,11 @@ impl Objects for SimObjects {
     fn write<'a>(&'a self, object: &'a str, write: Write) -> Boxed<'a, Result<(), Error>> {
         Box::pin(async move {
             self.client.process.runs().await;
+            // A lease is no step.
+            let changes_map = object == MAP_OBJECT && !write.set_omap.is_empty();
+            if changes_map && self.site.as_ref().is_some_and(|site| site.reached("map:write")) {
+                self.client.process.runs().await;
+            }
             let sim = self.client.rados.sim.clone();
             if !sim.chance(sim.weather().unanswered) {
                 return self.done("write", object, self.change(object, write)).await;
@@ -201,7 +209,8 @@ impl Objects for SimObjects {
                 0 => drop(self.change(object, write).await),
                 1 => {}
                 _ => {
-                    let late = Self { client: self.client.clone(), oracle: self.oracle.clone() };
+                    let (client, oracle) = (self.client.clone(), self.oracle.clone());
+                    let late = Self { client, oracle, site: None };
                     let name = object.to_owned();
                     tokio::spawn(async move {
                         sleep(late.client.rados.sim.ms(1..=8000)).await;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lus_map::record::RECORD_PREFIX;
 use lus_map::{
-    ClientAddr, Increment, InstanceState, LuId, LuRecord, LuState, LusMap, MAP_OBJECT, increment_key,
+    ClientAddr, Flag, Increment, InstanceKey, InstanceState, LuId, LuRecord, LuState, LusMap, MAP_OBJECT,
+    Verdict, increment_key,
 };
 use lusd::lun::unit::Unit;
 
@@ -16,14 +17,14 @@ use crate::rados::{Client, State};
 use crate::sim::{Sim, found, lock};
 
 /// How long an owner may serve that does not hold the lock: it asks each ten seconds, and RADOS may take its time.
-const UNLOCKED_MAX: Duration = Duration::from_secs(35);
+const UNLOCKED_MAX: Duration = Duration::from_secs(90);
 
 /// What does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Two starts answer for one LU in one epoch.
     TwoServe,
-    /// An answer comes from an earlier epoch than one before it.
+    /// A write of an earlier epoch takes effect on a block after one of a later epoch.
     EpochBack,
     /// An acknowledged write is not there, or a later write of an older number lies over it.
     Undone,
@@ -55,6 +56,8 @@ pub(crate) enum Kind {
     Unlocked,
     /// One that does not lead writes as the leader.
     Term,
+    /// A judge says what it may not say.
+    Judge,
 }
 
 impl Kind {
@@ -99,7 +102,7 @@ struct Inner {
     records: BTreeMap<String, LuRecord>,
     acked: Vec<[u64; BLOCKS]>,
     good: BTreeMap<(usize, u64), String>,
-    newest_good: BTreeMap<usize, u64>,
+    written: BTreeMap<(usize, usize), u64>,
     unlocked: BTreeMap<(usize, u64), Duration>,
     units: BTreeMap<(String, String), Arc<Unit>>,
     foreign: BTreeSet<String>,
@@ -214,8 +217,8 @@ impl Oracle {
             map.daemons().flat_map(|daemon| daemon.unfenced()).cloned().collect()
         };
         for addr in of(before).difference(&of(after)) {
-            let over = state.is_fenced_for_good(addr.as_str(), self.sim.now())
-                || state.ended.contains(addr.as_str());
+            let over =
+                state.is_fenced_well(addr.as_str(), self.sim.now()) || state.ended.contains(addr.as_str());
             if !over {
                 self.found(Kind::LeftRecord, format_args!("{addr} at map e{}", after.epoch()));
             }
@@ -262,7 +265,7 @@ impl Oracle {
         }
         if let Some(was) = was
             && other_holder
-            && !state.is_fenced_for_good(was.addr.as_str(), self.sim.now())
+            && !state.is_fenced_well(was.addr.as_str(), self.sim.now())
         {
             self.found(Kind::TakenUnfenced, format_args!("{name}: from {was}"));
         }
@@ -295,14 +298,23 @@ impl Oracle {
         self.sim.note(|| format!("lock of lu{lu} broken: {}", locker.addr));
         if self.inner().foreign.contains(&locker.addr) {
             self.found(Kind::Foreign, format_args!("lock of lu{lu}"));
-        } else if !state.is_fenced_for_good(&locker.addr, self.sim.now()) {
+        } else if !state.is_fenced_well(&locker.addr, self.sim.now()) {
             self.found(Kind::BrokenUnfenced, format_args!("lu{lu}: {}", locker.addr));
         }
     }
 
     /// A write takes effect in RADOS.
-    pub(crate) fn applied(&self, lu: usize, block: usize, number: u64, client: &str) {
-        let acked = self.inner().acked[lu][block];
+    pub(crate) fn applied(&self, lu: usize, block: usize, number: u64, epoch: u64, client: &str) {
+        let mut inner = self.inner();
+        let newest = inner.written.entry((lu, block)).or_insert(epoch);
+        if epoch < *newest {
+            self.found(
+                Kind::EpochBack,
+                format_args!("lu{lu} block {block}: e{epoch} by {client} after e{newest}"),
+            );
+        }
+        *newest = epoch.max(*newest);
+        let acked = inner.acked[lu][block];
         if number < acked {
             self.found(Kind::Undone, format_args!("lu{lu} block {block}: {number} by {client} over {acked}"));
         }
@@ -342,11 +354,6 @@ impl Oracle {
         if *of_epoch != format!("{start} {client}") {
             self.found(Kind::TwoServe, format_args!("lu{lu} e{epoch}: {of_epoch}, and {start} {client}"));
         }
-        let newest = inner.newest_good.entry(lu).or_insert(epoch);
-        if epoch < *newest {
-            self.found(Kind::EpochBack, format_args!("lu{lu}: e{epoch} of {start} after e{newest}"));
-        }
-        *newest = epoch.max(*newest);
         let holds = state.images[lu].lock.as_ref().is_some_and(|lock| lock.addr == client);
         if holds {
             inner.unlocked.remove(&(lu, epoch));
@@ -379,6 +386,23 @@ impl Oracle {
         if let Some(addr) = state.fences.first().filter(|_| no_fences) {
             self.found(Kind::NeedlessFence, format_args!("{addr}"));
         }
+    }
+
+    /// A judge's verdicts by `map`, who is `me`.
+    pub(crate) fn judged(&self, me: &InstanceKey, map: &LusMap, verdicts: &[Verdict]) {
+        let Some(first) = verdicts.first() else { return };
+        let up = map.daemons().filter(|daemon| daemon.state.is_up()).count();
+        let wrong = match () {
+            () if verdicts.iter().any(|verdict| verdict.daemon == me.id) => "itself",
+            () if !map.instance(&me.id, me.up_from).is_some_and(|daemon| daemon.state.is_up()) => {
+                "and is not up"
+            }
+            () if map.is_set(Flag::NoFailover) => "under nofailover",
+            () if verdicts.len() >= up => "the last one",
+            () if self.calm => "who is merely slow",
+            () => return,
+        };
+        self.found(Kind::Judge, format_args!("{me} judges {first}: {wrong}"));
     }
 
     pub(crate) fn not_alive(&self, what: &str) {

@@ -25,6 +25,8 @@ pub(crate) type Reply<T> = Result<T, Errno>;
 /// One under way.
 pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Reply<T>> + Send>>;
 
+/// The name of processes that are not of LUS.
+pub(crate) const OUTSIDER: &str = "outsider";
 /// How often watches are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// How long the blocklist entries that LUS makes have to last to count as such for good.
@@ -34,6 +36,8 @@ struct Entry {
     added: u64,
     removed: Option<u64>,
     expires: Duration,
+    /// By librbd of a client that is not of LUS, which does not last.
+    foreign: bool,
 }
 
 #[derive(Default)]
@@ -50,6 +54,8 @@ struct ClientState {
     /// When the last operation left, and when the last one arrived, for each placement group.
     left: BTreeMap<String, Instant>,
     arrived: BTreeMap<String, Instant>,
+    /// The end of the last operation that was submitted there.
+    before: BTreeMap<String, oneshot::Receiver<()>>,
 }
 
 /// All that is in RADOS.
@@ -103,6 +109,14 @@ impl State {
     fn fenced_for(&self, addr: &str, now: Duration) -> Option<Duration> {
         let entry = self.blocklist.get(addr)?.iter().find(|entry| entry.removed.is_none())?;
         Some(entry.expires.saturating_sub(now + self.ahead))
+    }
+
+    /// Whether `addr` was fenced as it should be: for years, or by somebody else before anybody of LUS could. The first entry stands, for as
+    /// long as it says.
+    pub(crate) fn is_fenced_well(&self, addr: &str, now: Duration) -> bool {
+        let foreign =
+            self.blocklist.get(addr).is_some_and(|entries| entries.iter().any(|entry| entry.foreign));
+        foreign || self.is_fenced_for_good(addr, now)
     }
 
     /// Whether `addr` is on the blocklist, for years.
@@ -265,7 +279,13 @@ impl Client {
         op: impl FnOnce(&mut State) -> Reply<T> + Send + 'static,
     ) -> Pending<T> {
         let (sender, receiver) = oneshot::channel();
-        tokio::spawn(self.clone().travel(pg.into(), op, sender));
+        let pg = pg.into();
+        let (done, next) = oneshot::channel();
+        let mut state = self.rados.state();
+        let client = state.clients.entry(self.addr.to_string()).or_default();
+        let before = client.before.insert(pg.clone(), next);
+        drop(state);
+        tokio::spawn(self.clone().travel(pg, op, sender, before, done));
         Box::pin(async move {
             match receiver.await {
                 Ok(reply) => reply,
@@ -280,6 +300,8 @@ impl Client {
         pg: String,
         op: impl FnOnce(&mut State) -> Reply<T> + Send + 'static,
         sender: oneshot::Sender<Reply<T>>,
+        before: Option<oneshot::Receiver<()>>,
+        done: oneshot::Sender<()>,
     ) {
         let rados = &self.rados;
         let leaves = {
@@ -299,11 +321,17 @@ impl Client {
         sleep_until(arrives).await;
         self.process.machine.link.pass().await;
         rados.osds.pass().await;
+        // In the order in which they were submitted, also where many have waited for the same.
+        if let Some(before) = before {
+            let _ = before.await;
+        }
+        rados.osds.pass().await;
         let reply = {
             let mut state = rados.state();
             let epoch = state.learn(&pg, stamp);
             if state.blocklisted(&self.addr, epoch) { Err(Errno::ESHUTDOWN) } else { op(&mut state) }
         };
+        drop(done);
         sleep(rados.sim.latency()).await;
         self.process.machine.link.pass().await;
         let _ = sender.send(reply);
@@ -336,16 +364,19 @@ impl Client {
     pub(crate) async fn blocklist_add(&self, addr: &str, expire: Duration) -> u64 {
         let takes = self.rados.sim.ms(50..=1000);
         let (sim, addr) = (self.rados.sim.clone(), addr.to_owned());
-        let by = self.addr.clone();
+        let (by, foreign) = (self.addr.clone(), &*self.process.name == OUTSIDER);
         let epoch = self
             .ask(takes, move |state| {
                 let now = sim.now() + state.ahead;
                 if state.fenced_for(&addr, sim.now()).is_none() {
                     sim.note(|| format!("mon: {addr} on the blocklist, by {by}"));
                     state.raise(&sim);
-                    let entry = Entry { added: state.osd_epoch, removed: None, expires: now + expire };
+                    let entry =
+                        Entry { added: state.osd_epoch, removed: None, expires: now + expire, foreign };
                     state.blocklist.entry(addr.clone()).or_default().push(entry);
-                    state.fences.push(addr);
+                    if !foreign {
+                        state.fences.push(addr);
+                    }
                 }
                 state.osd_epoch
             })

@@ -7,10 +7,6 @@ macro_rules! rules {
         /// A rule that a run leaves out.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Rule { $($(#[doc = $doc])* $name,)* }
-
-        impl Rule {
-            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
-        }
     };
 }
 
@@ -54,36 +50,30 @@ rules! {
     JudgeTwoLooks,
     JudgeLooksApart,
     JudgeNotItself,
-    JudgeNotTheLast,
-    JudgeOnlyWhileUp,
     JudgeOwnWatch,
     JudgeFailedLook,
     JudgeSlowLook,
     JudgeGap,
     JudgePatience,
-    JudgeNotTheNew,
     JudgeNoFailover,
 }
 
-impl Rule {
-    /// The judge's rules without this one; none if it is not the judge's.
-    pub(crate) fn of_judge(self) -> Option<Rules> {
-        let mut rules = Rules::ALL;
-        *match self {
-            Self::JudgeTwoLooks => &mut rules.two_looks,
-            Self::JudgeLooksApart => &mut rules.looks_apart,
-            Self::JudgeNotItself => &mut rules.not_itself,
-            Self::JudgeNotTheLast => &mut rules.not_the_last,
-            Self::JudgeOnlyWhileUp => &mut rules.only_while_up,
-            Self::JudgeOwnWatch => &mut rules.own_watch,
-            Self::JudgeFailedLook => &mut rules.failed_look,
-            Self::JudgeSlowLook => &mut rules.slow_look,
-            Self::JudgeGap => &mut rules.gap,
-            Self::JudgePatience => &mut rules.patience,
-            Self::JudgeNotTheNew => &mut rules.not_the_new,
-            Self::JudgeNoFailover => &mut rules.nofailover,
-            _ => return None,
+/// The judge's rules without those; none if none of them is the judge's.
+pub(crate) fn of_judge(broken: &[Rule]) -> Option<Rules> {
+    let mut rules = Rules::ALL;
+    for rule in broken {
+        *match rule {
+            Rule::JudgeTwoLooks => &mut rules.two_looks,
+            Rule::JudgeLooksApart => &mut rules.looks_apart,
+            Rule::JudgeNotItself => &mut rules.not_itself,
+            Rule::JudgeOwnWatch => &mut rules.own_watch,
+            Rule::JudgeFailedLook => &mut rules.failed_look,
+            Rule::JudgeSlowLook => &mut rules.slow_look,
+            Rule::JudgeGap => &mut rules.gap,
+            Rule::JudgePatience => &mut rules.patience,
+            Rule::JudgeNoFailover => &mut rules.nofailover,
+            _ => continue,
         } = false;
-        Some(rules)
     }
+    (rules != Rules::ALL).then_some(rules)
 }

@@ -39,8 +39,8 @@ struct Trace {
 
 /// See the module's text.
 pub(crate) struct Sim {
-    /// The rule that is left out in this run.
-    pub(crate) broken: Option<Rule>,
+    /// The rules that are left out in this run.
+    pub(crate) broken: &'static [Rule],
     rng: Mutex<fastrand::Rng>,
     begun: Instant,
     trace: Mutex<Trace>,
@@ -49,7 +49,7 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(seed: u64, broken: Option<Rule>, traced: bool) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, broken: &'static [Rule], traced: bool) -> Arc<Self> {
         let trace = Trace { lines: traced.then(Vec::new) };
         Arc::new(Self {
             broken,
@@ -62,7 +62,7 @@ impl Sim {
     }
 
     pub(crate) fn breaks(&self, rule: Rule) -> bool {
-        self.broken == Some(rule)
+        self.broken.contains(&rule)
     }
 
     pub(crate) fn number(&self, range: RangeInclusive<u64>) -> u64 {

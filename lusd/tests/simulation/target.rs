@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lusd::lun::gate::{Permit, Refused, Verdict};
 use lusd::lun::unit::Unit;
 use lusd_ceph::Errno;
 use lusd_scsi::AccessState;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::daemon::Daemon;
@@ -48,6 +48,8 @@ impl Offered {
 pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) thread: Arc<Process>,
+    /// Commands that have passed the gate, and are not submitted.
+    pub(crate) between: AtomicU64,
     ran: Mutex<Instant>,
     stalls: AtomicU64,
 }
@@ -55,7 +57,13 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(index: usize, process: &Process) -> Arc<Self> {
         let thread = Process::new(format!("{} shard {index}", process.name), process.machine.clone());
-        Arc::new(Self { index, thread, ran: Mutex::new(Instant::now()), stalls: AtomicU64::new(0) })
+        Arc::new(Self {
+            index,
+            thread,
+            between: AtomicU64::new(0),
+            ran: Mutex::new(Instant::now()),
+            stalls: AtomicU64::new(0),
+        })
     }
 
     /// As `lusd::net::shard::Shard::note_running`.
@@ -116,7 +124,7 @@ pub(crate) struct Session {
     id: u64,
     shard: Arc<Shard>,
     /// Stalls of the shard before this session.
-    stalls: u64,
+    stalls: OnceLock<u64>,
     over: AtomicBool,
     answers: mpsc::Sender<(u64, Answer)>,
 }
@@ -131,7 +139,8 @@ impl Session {
 
     /// Whether it may go on: what every round of a connection begins with.
     fn goes_on(&self, sim: &Sim) -> bool {
-        if self.shard.note_running(sim) != self.stalls {
+        let stalls = self.shard.note_running(sim);
+        if stalls != *self.stalls.get_or_init(|| stalls) {
             self.end();
         }
         !self.over.load(SeqCst)
@@ -171,7 +180,7 @@ pub(crate) struct Sessions {
 
 impl Daemon {
     /// A login, in the process. `None`: refused.
-    pub(crate) fn login(self: &Arc<Self>) -> Option<Connection> {
+    pub(crate) async fn login(self: &Arc<Self>) -> Option<Connection> {
         if self.isolated.load(SeqCst) || !self.listening.load(SeqCst) {
             return None;
         }
@@ -179,11 +188,12 @@ impl Daemon {
         let (answers, received) = mpsc::channel(INBOX);
         let id = self.sessions.next.fetch_add(1, SeqCst);
         let shard = self.shards[self.sim.index(self.shards.len())].clone();
-        let stalls = shard.note_running(&self.sim);
+        let stalls = OnceLock::new();
         let session = Arc::new(Session { id, shard, stalls, over: AtomicBool::new(false), answers });
         lock(&self.sessions.all).insert(id, session.clone());
-        let thread = session.shard.thread.clone();
-        self.process.spawn(thread.gate(self.clone().serve_session(session, inbox)));
+        let (thread, (granted, grant)) = (session.shard.thread.clone(), oneshot::channel());
+        self.process.spawn(thread.gate(self.clone().serve_session(session, inbox, granted)));
+        grant.await.ok()?;
         Some(Connection { commands, answers: received })
     }
 
@@ -193,7 +203,15 @@ impl Daemon {
         all.values().for_each(|session| session.end());
     }
 
-    async fn serve_session(self: Arc<Self>, session: Arc<Session>, mut inbox: mpsc::Receiver<Message>) {
+    async fn serve_session(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        mut inbox: mpsc::Receiver<Message>,
+        granted: oneshot::Sender<()>,
+    ) {
+        // Its shard answers the login.
+        session.goes_on(&self.sim);
+        let _ = granted.send(());
         while let Some(message) = inbox.recv().await {
             if !session.goes_on(&self.sim) {
                 break;
@@ -206,7 +224,10 @@ impl Daemon {
                 }
                 Message::Command { tag, lu, ask } => {
                     let thread = session.shard.thread.clone();
-                    self.process.spawn(thread.gate(self.clone().command(session.clone(), tag, lu, ask)));
+                    // What is read is begun before more is read.
+                    let begun = self.begin(&self.offered(lu), &session);
+                    let command = self.clone().command(session.clone(), begun, tag, lu, ask);
+                    self.process.spawn(thread.gate(command));
                 }
             }
         }
@@ -214,29 +235,54 @@ impl Daemon {
         lock(&self.sessions.all).remove(&session.id);
     }
 
-    async fn command(self: Arc<Self>, session: Arc<Session>, tag: u64, lu: usize, ask: Ask) {
+    /// First passage of the gate.
+    fn begin(&self, offered: &Offered, session: &Session) -> Result<Inside, Refused> {
+        if self.isolated.load(SeqCst) {
+            return Err(Refused::Held);
+        }
+        let permit = offered.unit.gate.enter(session.shard.index)?;
+        session.shard.between.fetch_add(1, SeqCst);
+        Ok(Inside { unit: offered.unit.clone(), permit: Some(permit) })
+    }
+
+    async fn command(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        mut begun: Result<Inside, Refused>,
+        tag: u64,
+        lu: usize,
+        ask: Ask,
+    ) {
         let offered = self.offered(lu);
-        let permit = loop {
+        let came = Instant::now();
+        let inside = loop {
+            match begun {
+                Ok(inside) => break inside,
+                Err(Refused::Held) => {}
+                Err(Refused::Shut) => return session.answer(tag, Answer::NotReady),
+            }
+            // A write that was held off for long may be given up, and is never carried out.
+            let late = matches!(ask, Ask::Write { .. }) && came.elapsed() > STALL_BOUND / 3 * 2;
+            if late && !self.sim.breaks(Rule::StallBound) {
+                return session.answer(tag, Answer::NotReady);
+            }
+            sleep(PARKED_POLL).await;
             if !session.goes_on(&self.sim) {
                 return;
             }
-            if !self.isolated.load(SeqCst) {
-                match offered.unit.gate.enter(session.shard.index) {
-                    Ok(permit) => break permit,
-                    Err(Refused::Held) => {}
-                    Err(Refused::Shut) => return session.answer(tag, Answer::NotReady),
-                }
-            }
-            sleep(PARKED_POLL).await;
+            begun = self.begin(&offered, &session);
         };
-        let inside = Inside { unit: offered.unit.clone(), permit: Some(permit) };
         let epoch = inside.permit.as_ref().map(Permit::epoch).unwrap_or_default();
-        // Between gate and submit: a thread may be stopped here.
+        // Between gate and submit: the process may be stopped here.
         sleep(self.sim.ms(0..=1)).await;
+        if self.site.reached("submit") {
+            tokio::task::yield_now().await;
+        }
+        session.shard.between.fetch_sub(1, SeqCst);
         let image = lock(&offered.image).clone();
         let outcome = match (&image, ask) {
             (Some(image), Ask::Write { block, number }) => {
-                image.write(block, number).await.map(|()| Answer::Good)
+                image.write(block, number, epoch.0).await.map(|()| Answer::Good)
             }
             (Some(image), Ask::Read { block }) => image.read(block).await.map(Answer::Data),
             (None, _) | (_, Ask::Access) => Err(Errno::EROFS),

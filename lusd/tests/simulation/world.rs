@@ -90,9 +90,10 @@ impl Site {
         lock(&self.armed).push((trigger, act));
     }
 
-    pub(crate) fn disarm(&self) -> bool {
+    /// Nothing happens here any more; whether something was left to happen at `step`.
+    pub(crate) fn disarm(&self, step: &'static str) -> bool {
         let mut armed = lock(&self.armed);
-        let any = !armed.is_empty();
+        let any = armed.iter().any(|(trigger, _)| *trigger == Trigger::Step(step));
         armed.clear();
         any
     }
@@ -130,7 +131,7 @@ impl World {
         let world = Arc::new(Self { sim, rados, oracle, lus, sites: Mutex::default() });
         let admin = Process::new("admin".to_owned(), Arc::default());
         let client = world.rados.client(&admin, "10.1.0.1");
-        let store = daemon::store_of(&world, &client, "client.admin");
+        let store = daemon::store_of(&world, &client, None);
         store.create().await.expect("a map");
         for lu in 0..lus {
             let lus_map::LuName::Rbd(image) = lu_name(lu) else { unreachable!("it is an image") };
@@ -171,7 +172,7 @@ impl World {
 
     /// A client of somebody who is no daemon, and always reaches RADOS.
     pub(crate) fn outsider(&self) -> crate::rados::Client {
-        let process = Process::new("outsider".to_owned(), Arc::default());
+        let process = Process::new(crate::rados::OUTSIDER.to_owned(), Arc::default());
         self.rados.client(&process, "10.2.0.1")
     }
 
@@ -180,7 +181,7 @@ impl World {
         &self,
         intent: impl FnMut(&LusMap, &lus_map::Origin) -> Result<lus_map::Change, lus_map::Refusal>,
     ) -> bool {
-        let store = daemon::store_of(self, &self.outsider(), "client.admin");
+        let store = daemon::store_of(self, &self.outsider(), None);
         store.update(intent).await.is_ok_and(|updated| updated.changed())
     }
 
@@ -296,6 +297,11 @@ impl World {
             let lives = daemons.iter().any(|daemon| daemon.me.id == site.id && daemon.is_up(&map));
             if !up(&site.id) || !lives {
                 return Some(format!("lus.{} is not up", site.id));
+            }
+            let of_id =
+                self.sites().iter().filter(|other| other.id == site.id && other.process().is_some()).count();
+            if of_id != 1 {
+                return Some(format!("{of_id} processes are lus.{}", site.id));
             }
         }
         for lu in 0..self.lus {
