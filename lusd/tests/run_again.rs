@@ -26,7 +26,7 @@ fn child() {
     }
     let count = EarlierLife::of_process().map_or(0, |earlier| earlier.count);
     if count == LIVES {
-        return println!("{LIVED}");
+        return eprintln!("{LIVED}");
     }
     for _ in 0..4 {
         std::thread::spawn(|| {
@@ -38,6 +38,7 @@ fn child() {
             }
         });
     }
-    std::thread::sleep(Duration::from_millis(10));
+    // The threads above are to be in the middle of their work.
+    std::thread::park_timeout(Duration::from_millis(10));
     panic!("{}", run_again(EarlierLife { count: count + 1, up_from: Epoch(1) }, None));
 }
