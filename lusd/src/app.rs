@@ -44,8 +44,6 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the resets of all sessions may take before the program runs itself again.
 const RESET_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two looks at how far connections are.
-const CONNECTIONS_POLL: Duration = Duration::from_millis(10);
 /// Exit code of a second SIGTERM, as a shell would show the signal.
 const EXIT_TERMINATED: i32 = 128 + 15;
 
@@ -346,12 +344,7 @@ impl Running {
         self.watchdog.abort();
         self.service.set_isolated(true);
         let _ = self.stop_accepting.send(true);
-        let reset = async {
-            while self.service.sessions.sockets() > 0 {
-                tokio::time::sleep(CONNECTIONS_POLL).await;
-            }
-        };
-        if tokio::time::timeout(RESET_TIMEOUT, reset).await.is_err() {
+        if tokio::time::timeout(RESET_TIMEOUT, self.service.sessions.all_hung_up()).await.is_err() {
             warn!(connections = self.service.sessions.sockets(), "not all connections could be reset");
         }
         if let Over::Superseded { .. } = over {
@@ -391,13 +384,8 @@ impl Running {
             Err(_) => return warn!("not all logical units could be handed over in time"),
         }
         self.service.sessions.ask_for_logout();
-        let gone = async {
-            while self.service.sessions.sockets() > 0 {
-                tokio::time::sleep(CONNECTIONS_POLL).await;
-            }
-        };
         let within = Duration::from_secs(u64::from(LOGOUT_WITHIN_S));
-        if tokio::time::timeout(within, gone).await.is_err() {
+        if tokio::time::timeout(within, self.service.sessions.all_hung_up()).await.is_err() {
             info!(connections = self.service.sessions.sockets(), "not all hosts have logged out");
         }
     }

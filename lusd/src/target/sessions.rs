@@ -6,7 +6,7 @@
 //! whatever ISID, waits until what it left behind has ended.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
@@ -79,7 +79,7 @@ pub struct Sessions {
     next_tsih: AtomicU64,
     stopping: AtomicBool,
     /// Sockets that are not closed.
-    sockets: AtomicUsize,
+    sockets: watch::Sender<usize>,
     connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     /// Ended, but with operations under way.
     lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
@@ -100,7 +100,7 @@ impl Sessions {
             notify,
             gone: watch::Sender::new(false),
         });
-        self.sockets.fetch_add(1, SeqCst);
+        self.sockets.send_modify(|sockets| *sockets += 1);
         lock(&self.connections).insert(id, handle.clone());
         if self.stopping.load(SeqCst) {
             handle.ask(Stop::Close);
@@ -136,13 +136,20 @@ impl Sessions {
 
     /// A connection that had entered has closed its socket.
     pub fn hung_up(&self) {
-        let before = self.sockets.fetch_sub(1, SeqCst);
-        assert!(before > 0, "more sockets were closed than opened");
+        self.sockets.send_modify(|sockets| {
+            *sockets = sockets.checked_sub(1).expect("no more sockets are closed than were opened");
+        });
     }
 
     /// Connections whose socket is not closed.
     pub fn sockets(&self) -> usize {
-        self.sockets.load(SeqCst)
+        *self.sockets.borrow()
+    }
+
+    /// Waits until every socket is closed.
+    pub async fn all_hung_up(&self) {
+        let none = self.sockets.subscribe().wait_for(|sockets| *sockets == 0).await.is_ok();
+        assert!(none, "the sender is ours");
     }
 
     /// The connection is gone: nothing of it can take effect any more.
@@ -227,6 +234,20 @@ mod tests {
         sessions.leave(&old, Some(&nexus(1)));
         before.gone().await;
         assert!(sessions.take(nexus(3), &new).is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_last_socket_that_is_closed_is_waited_for() {
+        let sessions = Sessions::default();
+        sessions.all_hung_up().await;
+        let (_first, _second) = (sessions.enter(Arc::default()), sessions.enter(Arc::default()));
+        for left in [1, 0] {
+            let at_once = tokio::time::timeout(std::time::Duration::ZERO, sessions.all_hung_up());
+            assert!(at_once.await.is_err(), "{} are open", left + 1);
+            sessions.hung_up();
+            assert_eq!(sessions.sockets(), left);
+        }
+        sessions.all_hung_up().await;
     }
 
     #[test]
