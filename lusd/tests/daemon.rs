@@ -144,6 +144,19 @@ async fn an_older_start_gives_way() {
     bench.remove(&["x"]).await;
 }
 
+/// Two daemons that are ready, and their ids.
+async fn two_daemons(bench: &Bench) -> (Vec<DaemonId>, Vec<Daemon>) {
+    let ids: Vec<DaemonId> = ["a", "b"].map(|id| bench.daemon(id).parse().unwrap()).to_vec();
+    let mut daemons = Vec::new();
+    for id in ["a", "b"] {
+        bench.user(id, MON_CAPS);
+        let mut daemon = bench.start(id, &[&portal()]);
+        daemon.until_log("ready").await;
+        daemons.push(daemon);
+    }
+    (ids, daemons)
+}
+
 /// Waits until the map says that `id`, which is `daemon`, is up in a start later than `before`.
 async fn next_start(bench: &Bench, daemon: &Daemon, id: &DaemonId, before: Epoch) -> Epoch {
     let found = || async {
@@ -165,14 +178,7 @@ async fn next_start(bench: &Bench, daemon: &Daemon, id: &DaemonId, before: Epoch
 async fn a_stopped_owner_is_taken_from_and_comes_back_as_a_new_start_of_the_same_process() {
     let bench = Bench::new().await;
     let lu = bench.image("x").await;
-    let ids: Vec<DaemonId> = ["a", "b"].map(|id| bench.daemon(id).parse().unwrap()).to_vec();
-    let mut daemons = Vec::new();
-    for id in ["a", "b"] {
-        bench.user(id, MON_CAPS);
-        let mut daemon = bench.start(id, &[&portal()]);
-        daemon.until_log("ready").await;
-        daemons.push(daemon);
-    }
+    let (ids, mut daemons) = two_daemons(&bench).await;
     let record = bench.until(&lu, "served", |record| served_by(record).is_some()).await;
     let old = record.state.holder().unwrap().clone();
     let owner = ids.iter().position(|id| *id == old.daemon).unwrap();
@@ -203,14 +209,7 @@ async fn a_stopped_owner_is_taken_from_and_comes_back_as_a_new_start_of_the_same
 async fn a_move_and_an_orderly_end_fence_nobody() {
     let bench = Bench::new().await;
     let lu = bench.image("x").await;
-    let ids: Vec<DaemonId> = ["a", "b"].map(|id| bench.daemon(id).parse().unwrap()).to_vec();
-    let mut daemons = Vec::new();
-    for id in ["a", "b"] {
-        bench.user(id, MON_CAPS);
-        let mut daemon = bench.start(id, &[&portal()]);
-        daemon.until_log("ready").await;
-        daemons.push(daemon);
-    }
+    let (ids, mut daemons) = two_daemons(&bench).await;
     let holder = |record: &lus_map::LuRecord| record.state.holder().map(|holder| holder.daemon.clone());
     let record = bench.until(&lu, "served", |record| served_by(record).is_some()).await;
     let from = ids.iter().position(|id| Some(id) == holder(&record).as_ref()).unwrap();
