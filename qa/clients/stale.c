@@ -64,21 +64,28 @@ static int lun_of(uint32_t block)
 	return (int)book.unit[block / book.unit_blocks];
 }
 
+/* Whether a task that has ended was GOOD; `how` says what became of it. Frees it; NULL stands for a command without an answer. */
+static bool was_good(struct scsi_task *task, char *how, size_t size)
+{
+	bool good = task != NULL && task->status == SCSI_STATUS_GOOD;
+
+	snprintf(how, size, "no answer");
+	if (task != NULL) {
+		outcome(task, how, size);
+		scsi_free_scsi_task(task);
+	}
+	return good;
+}
+
 /* Waits until a LUN can be used by this session: unit attentions, and a daemon that does not serve it yet. */
 static void lun_ready(int lun)
 {
 	double deadline = now_s() + RETRY_S;
 
 	for (;;) {
-		struct scsi_task *task = iscsi_testunitready_sync(disks.unit.iscsi, lun);
-		char how[64] = "no answer";
-		bool good = task != NULL && task->status == SCSI_STATUS_GOOD;
+		char how[64];
 
-		if (task != NULL) {
-			outcome(task, how, sizeof(how));
-			scsi_free_scsi_task(task);
-		}
-		if (good)
+		if (was_good(iscsi_testunitready_sync(disks.unit.iscsi, lun), how, sizeof(how)))
 			return;
 		if (now_s() >= deadline)
 			die(EXIT_USAGE, "LUN %d of %s is not ready within %.0f s: %s", lun, disks.portal, RETRY_S, how);
@@ -277,16 +284,12 @@ static void write_block(uint32_t block, uint8_t *content)
 	for (;;) {
 		struct scsi_task *task =
 			iscsi_write16_sync(disks.unit.iscsi, lun_of(block), lba(block), content, BLOCK, (int)disks.unit.block_size, 0, 0, 0, 0, 0);
-		char how[64] = "no answer";
-		bool good = task != NULL && task->status == SCSI_STATUS_GOOD;
+		char how[64];
+		bool answered = task != NULL;
 
-		if (task != NULL) {
-			outcome(task, how, sizeof(how));
-			scsi_free_scsi_task(task);
-		}
-		if (good)
+		if (was_good(task, how, sizeof(how)))
 			return;
-		if (task == NULL || now_s() >= deadline)
+		if (!answered || now_s() >= deadline)
 			die(EXIT_USAGE, "cannot write block %u of LUN %d by %s: %s", block % book.unit_blocks, lun_of(block), disks.portal, how);
 		sleep_s(PAUSE_S);
 	}
