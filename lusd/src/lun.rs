@@ -5,6 +5,7 @@ pub mod clients;
 pub mod describe;
 pub mod fencer;
 pub mod gate;
+pub mod job;
 pub mod owner;
 pub mod ram;
 pub mod takeover;

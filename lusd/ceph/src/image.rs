@@ -77,6 +77,13 @@ pub struct Layout {
     pub stripe_count: u64,
 }
 
+impl Layout {
+    /// Bytes of the image that are together in one object, from each multiple of it on.
+    pub fn contiguous(&self) -> u64 {
+        if self.stripe_count > 1 { self.stripe_unit } else { self.object_size }
+    }
+}
+
 /// Changes of an image's header, from [`Image::watch_update`] on; several at once count as one.
 #[derive(Debug)]
 pub struct ImageUpdates {

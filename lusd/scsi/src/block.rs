@@ -20,6 +20,12 @@ impl Range {
     pub const fn end(&self) -> u64 {
         self.offset + self.len
     }
+
+    /// Whether both have a byte in common.
+    #[inline]
+    pub const fn overlaps(&self, other: &Range) -> bool {
+        self.offset < other.end() && other.offset < self.end()
+    }
 }
 
 /// What is compared with the medium.
@@ -75,6 +81,13 @@ pub enum BlockOp {
         /// What data-out holds.
         comparand: Comparand,
     },
+    /// COMPARE AND WRITE: data-out is twice as long as `range`. Where its first half equals the medium its second half is
+    /// written, else nothing is ([`BackendError::Miscompare`]). Alone on `range`: see [`BlockOp::alone`].
+    CompareAndWrite(Range),
+    /// ORWRITE: the medium becomes what it is OR data-out. Alone on `range`.
+    OrWrite(Range),
+    /// WRITE ATOMIC: data-out is written wholly or not at all, whatever fails; `range` lies in one object. Alone on `range`.
+    WriteAtomic(Range),
 }
 
 impl BlockOp {
@@ -86,7 +99,10 @@ impl BlockOp {
             | BlockOp::WriteVerify { .. }
             | BlockOp::Unmap(_)
             | BlockOp::WriteZeroes { .. }
-            | BlockOp::WriteSame(_) => true,
+            | BlockOp::WriteSame(_)
+            | BlockOp::CompareAndWrite(_)
+            | BlockOp::OrWrite(_)
+            | BlockOp::WriteAtomic(_) => true,
             BlockOp::Read(_) | BlockOp::Flush | BlockOp::VerifyMedium(_) | BlockOp::Compare { .. } => false,
         }
     }
@@ -101,9 +117,23 @@ impl BlockOp {
             | BlockOp::WriteZeroes { range, .. }
             | BlockOp::WriteSame(range)
             | BlockOp::VerifyMedium(range)
-            | BlockOp::Compare { range, .. } => std::slice::from_ref(range),
+            | BlockOp::Compare { range, .. }
+            | BlockOp::CompareAndWrite(range)
+            | BlockOp::OrWrite(range)
+            | BlockOp::WriteAtomic(range) => std::slice::from_ref(range),
             BlockOp::Unmap(ranges) => ranges,
             BlockOp::Flush => &[],
+        }
+    }
+
+    /// The range on which nothing else may be under way from the first step of the operation to its last.
+    #[inline]
+    pub fn alone(&self) -> Option<Range> {
+        match self {
+            BlockOp::CompareAndWrite(range) | BlockOp::OrWrite(range) | BlockOp::WriteAtomic(range) => {
+                Some(*range)
+            }
+            _ => None,
         }
     }
 
@@ -120,6 +150,7 @@ impl BlockOp {
             | BlockOp::Write { range, .. }
             | BlockOp::WriteVerify { range, .. }
             | BlockOp::Compare { range, comparand: Comparand::Blocks } => Some(range),
+            // These take all of their data or none: see `Plan::exact_at`.
             _ => None,
         }
     }

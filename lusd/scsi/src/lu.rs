@@ -195,6 +195,19 @@ impl LogicalUnit {
         &self.limits
     }
 
+    /// MAXIMUM COMPARE AND WRITE LENGTH: as many blocks as its field of one byte holds, but no more than one object.
+    pub fn compare_and_write_bytes_max(&self) -> u64 {
+        (u64::from(u8::MAX) << self.block_size.shift())
+            .min(self.limits.object_bytes)
+            .min(self.limits.transfer_bytes_max / 2)
+    }
+
+    /// MAXIMUM ATOMIC TRANSFER LENGTH: one object, as far as one command moves that much, and as its TRANSFER LENGTH holds.
+    pub fn atomic_bytes_max(&self) -> u64 {
+        let field = u64::from(u16::MAX) << self.block_size.shift();
+        self.limits.object_bytes.min(self.limits.transfer_bytes_max).min(field)
+    }
+
     /// Size in bytes, whole blocks.
     pub fn capacity_bytes(&self) -> u64 {
         self.capacity_bytes.load(Ordering::Acquire)

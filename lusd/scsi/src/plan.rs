@@ -47,6 +47,8 @@ pub struct Plan {
     pub transfer_in: u64,
     /// What is to be done.
     pub step: Step,
+    /// Set where data-out must be exactly as long as `transfer_out`: the CDB's field that is wrong where it is not.
+    pub exact_at: Option<u16>,
 }
 
 /// What is to be done once data-out is there.
@@ -98,22 +100,33 @@ impl Parameters {
 impl Plan {
     /// GOOD without data.
     pub(crate) fn done() -> Plan {
-        Plan { transfer_out: 0, transfer_in: 0, step: Step::Reply(Bytes::new()) }
+        Plan { transfer_out: 0, transfer_in: 0, step: Step::Reply(Bytes::new()), exact_at: None }
     }
 
     /// GOOD with the first `allocation_length` bytes of `data` (SPC-4).
     pub(crate) fn reply(mut data: Vec<u8>, allocation_length: u32) -> Plan {
         data.truncate(usize::try_from(allocation_length).unwrap_or(usize::MAX));
-        Plan { transfer_out: 0, transfer_in: data.len() as u64, step: Step::Reply(data.into()) }
+        Plan {
+            transfer_out: 0,
+            transfer_in: data.len() as u64,
+            step: Step::Reply(data.into()),
+            exact_at: None,
+        }
     }
 
     /// An operation of the backend that moves `transfer_out` or `transfer_in` bytes.
     pub(crate) fn block(op: BlockOp, transfer_out: u64, transfer_in: u64) -> Plan {
-        Plan { transfer_out, transfer_in, step: Step::Block(op) }
+        Plan { transfer_out, transfer_in, step: Step::Block(op), exact_at: None }
     }
 
     pub(crate) fn parameters(kind: ParametersKind, transfer_out: u64) -> Plan {
-        Plan { transfer_out, transfer_in: 0, step: Step::Parameters(Parameters(kind)) }
+        Plan { transfer_out, transfer_in: 0, step: Step::Parameters(Parameters(kind)), exact_at: None }
+    }
+
+    /// The same, for data-out of exactly that length; `at` is the CDB's field that says it.
+    pub(crate) fn exactly(mut self, at: u16) -> Plan {
+        self.exact_at = Some(at);
+        self
     }
 
     /// Fits the plan to a data-out buffer of `available` bytes (iSCSI: the expected data transfer length, or 0 for
@@ -122,8 +135,13 @@ impl Plan {
     ///
     /// A write, or a comparison, of fewer whole blocks than the CDB says is cut to those (as the residual overflow
     /// tells the host), one that ends inside a block is refused: no block is ever half written. WRITE SAME takes
-    /// exactly one block. What becomes of a short parameter list is decided by [`Parameters::finish`].
+    /// exactly one block, and what must be alone on its blocks all of its data. What becomes of a short parameter list is decided by [`Parameters::finish`].
     pub fn limit_data_out(&mut self, lu: &LogicalUnit, available: u64) -> Result<(), CheckCondition> {
+        if let Some(at) = self.exact_at
+            && available != self.transfer_out
+        {
+            return Err(CheckCondition::invalid_field(at, None));
+        }
         let block_bytes = lu.block_size().bytes();
         match &mut self.step {
             Step::Parameters(Parameters(ParametersKind::WriteSame(_)))

@@ -1,5 +1,6 @@
 //! Block commands (SBC-3): the extent that a CDB names, checked, and one file per family.
 
+mod atomic;
 mod capacity;
 mod medium;
 mod rw;
@@ -7,6 +8,7 @@ mod unmap;
 mod verify;
 mod write_same;
 
+pub(crate) use self::atomic::{compare_and_write, orwrite_16, write_atomic_16};
 pub(crate) use self::capacity::{get_lba_status, read_capacity_10, read_capacity_16};
 pub(crate) use self::medium::{
     pre_fetch_10, pre_fetch_16, start_stop_unit, synchronize_cache_10, synchronize_cache_16,

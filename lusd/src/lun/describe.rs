@@ -10,7 +10,7 @@ use lusd_scsi::{
 pub struct Geometry {
     /// Bytes.
     pub size: u64,
-    /// Bytes of a RADOS object.
+    /// Bytes of it that are together in one RADOS object: the whole object, but where the image is striped.
     pub object_size: u64,
 }
 

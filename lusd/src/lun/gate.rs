@@ -13,15 +13,25 @@
 //! * An operation enters under exactly one LU epoch and leaves once. [`Gate::leave`] says whether its status may be sent: only
 //!   while that epoch has not been revoked.
 //! * After [`Gate::drained`] returned for a gate that is not open, no operation is between `enter` and `leave`, on any shard.
-//! * The path of a read or a write takes no lock: one atomic increment on the shard's own cache line and one load each way.
+//! * While an operation has a range for itself ([`Gate::enter_alone`], then [`Gate::alone`]), no other that overlaps is inside.
+//! * The path of a read or a write takes no lock: one atomic increment on the shard's own cache line and a few loads each way. Only while
+//!   some range is claimed is a table of the claims looked at.
 //!
 //! The counter is raised *before* the state is read, and the state is changed *before* the counters are read, all with sequential
 //! consistency: so either the entrant sees the gate closed, or the closer sees the entrant (Dekker's argument; checked by
 //! exhaustive interleaving in the tests).
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+#[cfg(test)]
+mod alone;
+mod claims;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use lusd_scsi::Range;
 use tokio::sync::Notify;
+
+use self::claims::{ClaimId, Claims};
 
 /// The epoch of one logical unit: raised with each change of its owner. See `lu.<id>` in doc/map.md.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -37,15 +47,19 @@ const MODE_HELD: u64 = 2;
 /// Shut, and what was in flight under this epoch must not be answered any more.
 const MODE_REVOKED: u64 = 3;
 
-/// One shard's count of operations inside, on a cache line of its own.
+/// The lane of those that have a range for themselves; the two before it are for all others (see `claims`).
+const LANE_ALONE: usize = 2;
+const LANES: usize = 3;
+
+/// One shard's counts of operations inside, on a cache line of their own.
 #[repr(align(128))]
 #[derive(Default)]
-struct Inside(AtomicU64);
+struct Inside([AtomicU64; LANES]);
 
 /// Why an operation may not be submitted now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// A barrier is held for a moment: park the command and try again when woken.
+    /// A barrier is held for a moment, or another operation has the range for itself: park the command and try again when woken.
     Held,
     /// This daemon does not serve the LU (now).
     Shut,
@@ -66,6 +80,8 @@ pub enum Verdict {
 pub struct Permit {
     epoch: LuEpoch,
     shard: usize,
+    lane: usize,
+    claim: Option<ClaimId>,
     spent: bool,
 }
 
@@ -87,8 +103,7 @@ pub struct Gate {
     /// `epoch << 2 | mode`.
     state: AtomicU64,
     inside: Box<[Inside]>,
-    /// Atomic commands whose ranges are active: while above zero, overlapping I/O is diverted to the LU's own task.
-    active_ranges: AtomicUsize,
+    claims: Claims,
     /// Woken by the last operation that leaves a gate that is not open, and by each change of mode.
     changed: Notify,
     /// One barrier at a time.
@@ -119,21 +134,56 @@ impl Gate {
         Self {
             state: AtomicU64::new(join(LuEpoch(0), MODE_SHUT)),
             inside: (0..shards).map(|_| Inside::default()).collect(),
-            active_ranges: AtomicUsize::new(0),
+            claims: Claims::default(),
             changed: Notify::new(),
             barrier: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// First passage, on shard `shard`, before the operation is submitted.
+    /// First passage, on shard `shard`, of what touches no blocks.
     #[inline]
     pub fn enter(&self, shard: usize) -> Result<Permit, Refused> {
-        self.inside[shard].0.fetch_add(1, SeqCst);
+        self.enter_lane(shard, self.claims.lane())
+    }
+
+    /// First passage, on shard `shard`, before an operation on `ranges` is submitted. When it is held off because another has one of
+    /// them for itself, `waker` is woken when that ends.
+    #[inline]
+    pub fn enter_on(&self, shard: usize, ranges: &[Range], waker: &Arc<Notify>) -> Result<Permit, Refused> {
+        let permit = self.enter(shard)?;
+        if self.claims.any() && self.claims.hold_off(ranges, waker) {
+            self.leave(permit);
+            return Err(Refused::Held);
+        }
+        Ok(permit)
+    }
+
+    /// First passage of what is to have `range` for itself until it leaves. It may begin only after [`Gate::alone`] has returned.
+    pub fn enter_alone(&self, shard: usize, range: Range, waker: &Arc<Notify>) -> Result<Permit, Refused> {
+        let mut permit = self.enter_lane(shard, LANE_ALONE)?;
+        permit.claim = self.claims.claim(range, waker);
+        if permit.claim.is_none() {
+            self.leave(permit);
+            return Err(Refused::Held);
+        }
+        Ok(permit)
+    }
+
+    /// Returns when nothing that overlaps the range of `permit` is inside: what entered before it has left. The unit's other operations go
+    /// on.
+    pub async fn alone(&self, permit: &Permit) {
+        assert!(permit.claim.is_some(), "has no range for itself");
+        self.claims.settled(|lane| self.emptied(move |inside| inside.0[lane].load(SeqCst))).await;
+    }
+
+    #[inline]
+    fn enter_lane(&self, shard: usize, lane: usize) -> Result<Permit, Refused> {
+        self.inside[shard].0[lane].fetch_add(1, SeqCst);
         let (epoch, mode) = split(self.state.load(SeqCst));
         if mode == MODE_OPEN {
-            return Ok(Permit { epoch, shard, spent: false });
+            return Ok(Permit { epoch, shard, lane, claim: None, spent: false });
         }
-        self.out(shard);
+        self.out(shard, lane);
         Err(if mode == MODE_HELD { Refused::Held } else { Refused::Shut })
     }
 
@@ -144,15 +194,18 @@ impl Gate {
         let (epoch, mode) = split(self.state.load(SeqCst));
         let verdict =
             if epoch == permit.epoch && mode != MODE_REVOKED { Verdict::Answer } else { Verdict::Revoked };
-        self.out(permit.shard);
+        if let Some(claim) = permit.claim.take() {
+            self.claims.end(claim);
+        }
+        self.out(permit.shard, permit.lane);
         verdict
     }
 
     #[inline]
-    fn out(&self, shard: usize) {
-        let before = self.inside[shard].0.fetch_sub(1, SeqCst);
+    fn out(&self, shard: usize, lane: usize) {
+        let before = self.inside[shard].0[lane].fetch_sub(1, SeqCst);
         assert!(before > 0, "more operations left the gate than entered it");
-        if split(self.state.load(SeqCst)).1 != MODE_OPEN {
+        if split(self.state.load(SeqCst)).1 != MODE_OPEN || self.claims.any() {
             self.changed.notify_waiters();
         }
     }
@@ -200,17 +253,22 @@ impl Gate {
 
     /// Operations inside, over all shards.
     pub fn inside(&self) -> u64 {
-        self.inside.iter().map(|n| n.0.load(SeqCst)).sum()
+        self.inside.iter().map(Inside::all).sum()
     }
 
     /// Returns when nothing is inside. Only meaningful while the gate is not open.
     pub async fn drained(&self) {
+        // Each counter is read once the state is no longer open, so a later entrant can only come and go.
+        self.emptied(Inside::all).await;
+    }
+
+    /// Waits until the count has been seen as 0 on every shard.
+    async fn emptied(&self, count: impl Fn(&Inside) -> u64) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            // Each counter is read once the state is no longer open, so a later entrant can only come and go.
-            if self.inside.iter().all(|n| n.0.load(SeqCst) == 0) {
+            if self.inside.iter().all(|inside| count(inside) == 0) {
                 return;
             }
             changed.await;
@@ -233,22 +291,11 @@ impl Gate {
         self.drained().await;
         (split(self.state.load(SeqCst)).1 == MODE_HELD).then_some(barrier)
     }
+}
 
-    /// Marks an atomic command's range as active: overlapping I/O is diverted until [`Gate::end_atomic`].
-    pub fn begin_atomic(&self) {
-        self.active_ranges.fetch_add(1, SeqCst);
-    }
-
-    /// Ends what [`Gate::begin_atomic`] began.
-    pub fn end_atomic(&self) {
-        let before = self.active_ranges.fetch_sub(1, SeqCst);
-        assert!(before > 0, "an atomic range ended twice");
-    }
-
-    /// True while any atomic command is active on the LU.
-    #[inline]
-    pub fn has_atomic(&self) -> bool {
-        self.active_ranges.load(SeqCst) > 0
+impl Inside {
+    fn all(&self) -> u64 {
+        self.0.iter().map(|lane| lane.load(SeqCst)).sum()
     }
 }
 

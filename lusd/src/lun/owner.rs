@@ -332,7 +332,7 @@ impl Task {
     /// The unit with the size of what is held; another one if the image has another shape than was seen.
     async fn fit(&self, unit: Arc<Unit>, lu: &Lu, held: &Held) -> Arc<Unit> {
         let geometry = match &held.image {
-            Some(image) => Geometry { size: image.size(), object_size: image.layout().object_size },
+            Some(image) => Geometry { size: image.size(), object_size: image.layout().contiguous() },
             None => Geometry::of_map(lu),
         };
         self.reshape(unit, lu, geometry, AccessState::Transitioning).await
@@ -568,7 +568,7 @@ async fn look(
     let Some(spec) = image_of(&lu) else { return Ok(Geometry::of_map(&lu)) };
     let pool = control.pool(spec.pool(), Some(spec.namespace())).await?;
     let image = Image::open(&pool, spec.image(), OpenMode::ReadOnly).await?;
-    let geometry = Geometry { size: image.size(), object_size: image.layout().object_size };
+    let geometry = Geometry { size: image.size(), object_size: image.layout().contiguous() };
     image.close().await?;
     Ok(geometry)
 }

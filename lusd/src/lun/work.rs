@@ -52,6 +52,7 @@ impl Work {
             BlockOp::Read(range) | BlockOp::Compare { range, .. } | BlockOp::WriteVerify { range, .. } => {
                 range.len
             }
+            BlockOp::CompareAndWrite(range) | BlockOp::OrWrite(range) => range.len,
             BlockOp::VerifyMedium(range) => range.len.min(VERIFY_STEP),
             _ => 0,
         };
@@ -87,6 +88,9 @@ impl Work {
             BlockOp::Compare { range, comparand } => {
                 debug_assert!(comparand == Comparand::OneBlock || data.len() as u64 == range.len);
                 (smallvec![read(range.offset, range.len)], Then::Compare { expected: data })
+            }
+            BlockOp::CompareAndWrite(_) | BlockOp::OrWrite(_) | BlockOp::WriteAtomic(_) => {
+                unreachable!("done alone, by a job")
             }
         }
     }
@@ -128,7 +132,7 @@ fn zero(offset: u64, len: u64, may_unmap: bool) -> Primitive {
 }
 
 /// First byte at which `found` differs from `expected`, which repeats.
-fn difference(expected: &[u8], found: &[u8]) -> Option<u64> {
+pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<u64> {
     if expected.is_empty() {
         return None;
     }

@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::TcpStream as StdTcpStream;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use super::connection;
 use super::memory::Charge;
 use crate::lun::backend::{BackendError, Submitted};
 use crate::lun::gate::{Permit, Refused, Verdict};
+use crate::lun::job::{Entry, Failure, Job, Steps};
 use crate::lun::unit::Unit;
 use crate::lun::work::{Next, Parts, Then, Work};
 use crate::service::Service;
@@ -170,6 +171,8 @@ pub enum Outcome {
     Revoked,
     /// A task management function of another nexus ended the task: no answer.
     Aborted,
+    /// Nothing was changed, and it is too old to be: BUSY.
+    Late,
 }
 
 /// An operation between the two passages of the gate.
@@ -194,7 +197,7 @@ pub enum Started {
     Done(Outcome),
     /// The outcome comes by the inbox.
     Pending,
-    /// A barrier is held: try again when woken. The work comes back whole.
+    /// A barrier is held, or another has the range for itself: try again when woken. The work comes back whole.
     Held(Work, Option<Charge>),
     /// The LU is not served here (any more).
     Shut,
@@ -270,6 +273,8 @@ pub struct Shard {
     pub service: Arc<Service>,
     queue: Arc<CompletionQueue>,
     ops: RefCell<Slab<Op>>,
+    steps: Steps,
+    me: Weak<Self>,
     connections: Cell<usize>,
     idle: Notify,
     /// When it was last seen to run, and how often it was found to have stood still for too long.
@@ -281,9 +286,11 @@ impl Shard {
     /// What a shard's thread starts with. Operations complete on `queue`; [`ShardHandle::start`] has one drained, a bench that drives
     /// sessions without a socket need not.
     pub fn new(index: usize, service: Arc<Service>, queue: Arc<CompletionQueue>) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|me| Self {
             index,
             service,
+            steps: Steps::new(queue.clone()),
+            me: me.clone(),
             queue,
             ops: RefCell::new(Slab::new()),
             connections: Cell::new(0),
@@ -310,8 +317,8 @@ impl Shard {
 
     /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
     ///
-    /// `reset_generation` is the unit's at the time that the task arrived. It is looked at again inside the gate: a reset raises it before
-    /// it takes its barrier, so either the barrier waits for the operation, or the operation sees that its task has ended.
+    /// The reset generation of `entry` is looked at again inside the gate: a reset raises the unit's before it takes its barrier, so either
+    /// the barrier waits for the operation, or the operation sees that its task has ended.
     pub fn start(
         &self,
         unit: &Arc<Unit>,
@@ -319,26 +326,35 @@ impl Shard {
         charge: Option<Charge>,
         inbox: &Rc<Inbox>,
         tag: TaskTag,
-        reset_generation: u64,
+        entry: Entry,
     ) -> Started {
         if self.service.is_isolated() {
             return Started::Held(work, charge);
         }
-        let permit = match unit.gate.enter(self.index) {
+        let alone = work.op.alone();
+        let entered = match alone {
+            None => unit.gate.enter_on(self.index, work.op.ranges(), &inbox.notify),
+            Some(range) => unit.gate.enter_alone(self.index, range, &inbox.notify),
+        };
+        let permit = match entered {
             Ok(permit) => permit,
             Err(Refused::Held) => return Started::Held(work, charge),
             Err(Refused::Shut) => return Started::Shut,
         };
-        if unit.reset_generation() != reset_generation {
+        if entry.is_ended(unit) {
             // Nothing was submitted, so there is no outcome that the verdict could be about.
             let _ = unit.gate.leave(permit);
             return Started::Done(Outcome::Aborted);
+        }
+        if alone.is_some() {
+            self.spawn_alone(unit, permit, work, charge, inbox, tag, entry);
+            return Started::Pending;
         }
         let (parts, then) = work.first();
         let op = Op {
             unit: unit.clone(),
             permit,
-            reset_generation,
+            reset_generation: entry.reset_generation,
             inbox: inbox.clone(),
             tag,
             charge,
@@ -354,6 +370,41 @@ impl Shard {
                 Started::Pending
             }
         }
+    }
+
+    /// Does `work` once it has its range for itself.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the parts of `start`")]
+    fn spawn_alone(
+        &self,
+        unit: &Arc<Unit>,
+        permit: Permit,
+        work: Work,
+        charge: Option<Charge>,
+        inbox: &Rc<Inbox>,
+        tag: TaskTag,
+        entry: Entry,
+    ) {
+        let shard = self.me.upgrade().expect("lives while it is used");
+        let (unit, inbox) = (unit.clone(), inbox.clone());
+        inbox.in_flight.set(inbox.in_flight.get() + 1);
+        tokio::task::spawn_local(async move {
+            unit.gate.alone(&permit).await;
+            let stall_bound = shard.service.limits.stall_bound;
+            let job = Job { steps: &shard.steps, unit: &unit, entry, stall_bound };
+            let result = job.alone(work).await;
+            let error = if let Err(Failure::Backend(error)) = result { Some(error) } else { None };
+            let outcome = match (leave(&unit, permit, entry.reset_generation, error), result) {
+                (Some(outcome), _) => outcome,
+                (None, Ok(_)) => Outcome::Done(Ok(Bytes::new())),
+                (None, Err(Failure::Backend(error))) => Outcome::Done(Err(error)),
+                (None, Err(Failure::Miscompare(byte))) => Outcome::Miscompare(byte),
+                (None, Err(Failure::Late)) => Outcome::Late,
+                (None, Err(Failure::Aborted)) => Outcome::Aborted,
+            };
+            drop(charge);
+            inbox.push(tag, outcome);
+        });
     }
 
     /// Submits `parts` of `op`; returns the outcome when all has ended at once.
@@ -399,17 +450,8 @@ impl Shard {
 
     /// Second passage of the gate.
     fn finish(&self, op: Op, data: Bytes, miscompare: Option<u64>) -> Outcome {
-        let lost = matches!(op.error, Some(BackendError::Lost | BackendError::Unknown));
-        if lost {
-            // Before anyone is told: what else is inside must not be answered either.
-            op.unit.lost(op.permit.epoch(), op.error == Some(BackendError::Unknown));
-        }
-        let reset = op.unit.reset_generation() != op.reset_generation;
-        match op.unit.gate.leave(op.permit) {
-            Verdict::Revoked => return Outcome::Revoked,
-            Verdict::Answer if lost => return Outcome::Revoked,
-            Verdict::Answer if reset => return Outcome::Aborted,
-            Verdict::Answer => {}
+        if let Some(outcome) = leave(&op.unit, op.permit, op.reset_generation, op.error) {
+            return outcome;
         }
         match (op.error, miscompare) {
             (Some(err), _) => Outcome::Done(Err(err)),
@@ -423,6 +465,9 @@ impl Shard {
     }
 
     fn complete(&self, completed: Completed) {
+        if Steps::is_step(completed.token) {
+            return self.steps.complete(completed);
+        }
         let token = completed.token as usize;
         let mut ops = self.ops.borrow_mut();
         let op = ops.get_mut(token).expect("librbd completed an operation that was never submitted");
@@ -448,6 +493,22 @@ impl Shard {
         if let Some(outcome) = self.next(op, data) {
             inbox.push(tag, outcome);
         }
+    }
+}
+
+/// Second passage of the gate, for what has ended with `error`. An outcome where it may not be answered as it ended.
+fn leave(unit: &Unit, permit: Permit, reset_generation: u64, error: Option<BackendError>) -> Option<Outcome> {
+    let lost = matches!(error, Some(BackendError::Lost | BackendError::Unknown));
+    if lost {
+        // Before anyone is told: what else is inside must not be answered either.
+        unit.lost(permit.epoch(), error == Some(BackendError::Unknown));
+    }
+    let reset = unit.reset_generation() != reset_generation;
+    match unit.gate.leave(permit) {
+        Verdict::Revoked => Some(Outcome::Revoked),
+        Verdict::Answer if lost => Some(Outcome::Revoked),
+        Verdict::Answer if reset => Some(Outcome::Aborted),
+        Verdict::Answer => None,
     }
 }
 

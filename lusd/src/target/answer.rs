@@ -48,6 +48,10 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
     let error = match outcome {
         Outcome::Done(Ok(data)) => return good(proto, tag, data, reply.transfer_length),
         Outcome::Aborted => return proto.abandon(tag),
+        Outcome::Late => {
+            debug!(lu = %unit.name, "held off for too long: BUSY");
+            return put_off(proto, tag, Status::Busy, reply.transfer_length);
+        }
         Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
         Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
         Outcome::Done(Err(error)) => {

@@ -8,7 +8,8 @@ use lusd_iscsi::{DataOut, ScsiCommand, TaskTag};
 use lusd_scsi::{Context, Lun, Step};
 
 use super::answer::{good, refuse};
-use super::session::{Carrier, Entry, Session, Task};
+use super::session::{Carrier, Session, Task};
+use crate::lun::job::Entry;
 use crate::lun::unit::Unit;
 
 /// How long an answer waits for the look: below what hosts wait for an answer. Then it is what was seen last.

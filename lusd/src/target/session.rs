@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::answer::{Reply, answer, good, put_off, refuse};
 use super::capacity::Asking;
 use super::management::Management;
+use crate::lun::job::Entry;
 use crate::lun::unit::Unit;
 use crate::lun::work::Work;
 use crate::net::memory::{Charge, ConnectionMemory};
@@ -84,22 +85,6 @@ impl SessionView for Luns {
         for (lun, slot) in &self.0 {
             each(*lun, Some(&slot.nexus));
         }
-    }
-}
-
-/// How it was when a task came.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    /// The unit's, then.
-    pub(super) reset_generation: u64,
-    /// The initiator has not given it up before this. Later than the command where data came that was asked for, or comes as it is sent.
-    alive: Instant,
-}
-
-impl Entry {
-    /// Whether tasks of the unit were ended since.
-    pub(super) fn is_ended(&self, unit: &Unit) -> bool {
-        unit.reset_generation() != self.reset_generation
     }
 }
 
@@ -278,7 +263,7 @@ impl Session {
         }
         let edtl = u64::from(command.expected_data_transfer_length);
         let available = if command.write { edtl } else { 0 };
-        if plan.transfer_out > 0
+        if (plan.transfer_out > 0 || plan.exact_at.is_some())
             && let Err(check) = plan.limit_data_out(&unit.scsi, available)
         {
             refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
@@ -482,7 +467,7 @@ impl Session {
             debug!(lu = %unit.name, ?age, "held off for too long: BUSY");
             return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
         }
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry.reset_generation) {
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Done(Outcome::Revoked) => {
                 // The outcome is not ours to tell: the next look at the handle resets the session.

@@ -3,6 +3,7 @@
 //! from RFC 7143, and shares nothing with the target's codec.
 #![forbid(unsafe_code)]
 
+mod atomic;
 mod capacity;
 mod data;
 mod discovery;

@@ -3,8 +3,8 @@
 /// Bounds and geometry of a logical unit, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Size of a RADOS object of the image: the unit in which space is given back, so OPTIMAL UNMAP GRANULARITY,
-    /// and the largest transfer that one OSD serves, so OPTIMAL TRANSFER LENGTH.
+    /// How much of the image lies together in one RADOS object: the unit in which space is given back, so OPTIMAL UNMAP GRANULARITY,
+    /// the largest transfer that one OSD serves, so OPTIMAL TRANSFER LENGTH, and what is written wholly or not at all.
     pub object_bytes: u64,
     /// OPTIMAL TRANSFER LENGTH GRANULARITY. 64 KiB is BlueStore's largest allocation unit in the field, and what
     /// the kernel's own rbd client announces as its minimum I/O size.

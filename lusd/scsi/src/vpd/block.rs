@@ -14,7 +14,7 @@ pub(super) fn limits(lu: &LogicalUnit, _: &TargetPort) -> Vec<u8> {
     let blocks = |bytes: u64| (bytes >> shift) as u32;
     let mut body = vec![0; PAGE_BYTES];
     body[0] = WSNZ;
-    // MAXIMUM COMPARE AND WRITE LENGTH stays 0: not offered.
+    body[5 - 4] = blocks(lu.compare_and_write_bytes_max()) as u8;
     let granularity = blocks(limits.optimal_granularity_bytes) as u16;
     body[6 - 4..8 - 4].copy_from_slice(&granularity.to_be_bytes());
     put(&mut body, 8, blocks(limits.transfer_bytes_max));
@@ -28,6 +28,8 @@ pub(super) fn limits(lu: &LogicalUnit, _: &TargetPort) -> Vec<u8> {
     }
     let write_same = limits.write_same_bytes_max >> shift;
     body[36 - 4..44 - 4].copy_from_slice(&write_same.to_be_bytes());
+    // No alignment, no granularity, and no ATOMIC BOUNDARY is offered: those stay 0.
+    put(&mut body, 44, blocks(lu.atomic_bytes_max()));
     body
 }
 

@@ -93,7 +93,7 @@ impl Bed {
 
     /// The operation of a command that must ask the backend; with the bytes it moves out and in.
     pub(crate) fn op(&self, cdb: &[u8]) -> (BlockOp, u64, u64) {
-        let Plan { transfer_out, transfer_in, step } = self.plan(cdb).unwrap();
+        let Plan { transfer_out, transfer_in, step, .. } = self.plan(cdb).unwrap();
         match step {
             Step::Block(op) => (op, transfer_out, transfer_in),
             other => panic!("{other:?} is no block operation"),

@@ -437,9 +437,11 @@ fn plans_fit_the_data_that_the_transport_moves() {
         transfer_out: 1024,
         transfer_in: 0,
         step: Step::Block(BlockOp::Write { range: range(8, 1), fua: false }),
+        exact_at: None,
     };
     assert_eq!(limited(two, 512), Ok(one));
-    let none = Plan { transfer_out: 1024, transfer_in: 0, step: Step::Reply(bytes::Bytes::new()) };
+    let none =
+        Plan { transfer_out: 1024, transfer_in: 0, step: Step::Reply(bytes::Bytes::new()), exact_at: None };
     assert_eq!(limited(two, 0), Ok(none));
     // One block exactly: WRITE SAME and VERIFY with BYTCHK 11b.
     for cdb in [cdb10(0x41, 0, 0, 4), cdb16(0x93, 0, 0, 4), cdb10(0x2f, 0x06, 0, 4)] {

@@ -110,7 +110,7 @@ fn be32(page: &[u8], at: usize) -> u32 {
 fn block_limits_announce_the_limits() {
     for (bed, shift) in [(Bed::new(), 9), (Bed::b4096(), 12)] {
         let page = bed.data(&vpd(0xb0));
-        assert_eq!(page[..8], [0, 0xb0, 0, 0x3c, 1, 0, 0, (65536u32 >> shift) as u8]);
+        assert_eq!(page[..8], [0, 0xb0, 0, 0x3c, 1, 0xff, 0, (65536u32 >> shift) as u8]);
         assert_eq!(be32(&page, 8), 8 << 20 >> shift, "MAXIMUM TRANSFER LENGTH");
         assert_eq!(be32(&page, 12), 4 << 20 >> shift, "OPTIMAL TRANSFER LENGTH");
         assert_eq!(be32(&page, 16), 0, "MAXIMUM PREFETCH LENGTH");
@@ -119,7 +119,8 @@ fn block_limits_announce_the_limits() {
         assert_eq!(be32(&page, 28), 4 << 20 >> shift, "OPTIMAL UNMAP GRANULARITY: an object");
         assert_eq!(be32(&page, 32), 1 << 31, "UNMAP GRANULARITY ALIGNMENT 0, valid");
         assert_eq!(page[36..44], (16u64 << 20 >> shift).to_be_bytes(), "MAXIMUM WRITE SAME LENGTH");
-        assert_eq!(page[44..], [0; 20]);
+        assert_eq!(be32(&page, 44), 4 << 20 >> shift, "MAXIMUM ATOMIC TRANSFER LENGTH: an object");
+        assert_eq!(page[48..], [0; 16]);
     }
     let limits = Limits { object_bytes: 32 << 20, ..Limits::default() };
     let page = Bed::with(LogicalUnitConfig { limits, ..config() }).data(&vpd(0xb0));

@@ -1,6 +1,7 @@
 //! The device server as the daemon sees it: a CDB in; a plan, data or sense out.
 
 mod alua;
+mod atomic;
 mod attention;
 mod bed;
 mod block;

@@ -73,6 +73,7 @@ proptest! {
             plan.limit_data_in(&bed.lu, available);
             if plan.limit_data_out(&bed.lu, available).is_ok() {
                 prop_assert_eq!((plan.transfer_out, plan.transfer_in), (out, back));
+                prop_assert!(plan.exact_at.is_none() || available == out);
                 if let Step::Block(op) = &plan.step {
                     op_keeps_its_promises(&bed, op)?;
                     if let BlockOp::Write { range, .. } = op {
