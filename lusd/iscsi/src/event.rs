@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::chap::ChapGrant;
 use crate::error::{CloseReason, IscsiCondition};
 use crate::params::{Params, SessionType};
 use crate::pdu::{Cdb, Isid, LogoutReason, TaskAttribute, TmfFunction};
@@ -34,7 +35,8 @@ impl std::fmt::Debug for TaskTag {
 /// What happened on a connection; [`crate::Connection::poll`] yields these in order.
 #[derive(Debug)]
 pub enum Event {
-    /// An initiator wants in. Nothing goes on until `login_grant`, `login_refuse` or `login_redirect`.
+    /// An initiator wants in: may it, and by which credentials? Nothing goes on until `login_grant`, `login_refuse` or
+    /// `login_redirect`.
     Login(LoginRequest),
     /// The login is done. Its last response is held back until this event was taken: whoever reinstates a session does it before
     /// writing out.
@@ -98,6 +100,18 @@ pub struct LoginGrant {
     pub tsih: u16,
     /// TargetAlias, if there is one, at most 255 bytes.
     pub target_alias: Option<String>,
+    /// How the initiator has to show who it is; without that it is not logged in, whatever is granted.
+    pub authentication: Authentication,
+}
+
+/// How an initiator has to show who it is (RFC 7143 6.3.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Authentication {
+    /// It need not: AuthMethod=None.
+    #[default]
+    None,
+    /// By CHAP, and by nothing else.
+    Chap(Box<ChapGrant>),
 }
 
 /// A session that is up.

@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bhs;
+pub mod chap;
 mod config;
 mod conn;
 pub mod digest;
@@ -49,7 +50,7 @@ pub use config::{
 pub use conn::{Connection, ConnectionSeed, ReadTarget, SENSE_LEN_MAX};
 pub use error::{CloseReason, IscsiCondition, LoginStatus};
 pub use event::{
-    AsyncEvent, DataOut, Event, LoginGrant, LoginRequest, Referenced, Response, ScsiCommand,
+    AsyncEvent, Authentication, DataOut, Event, LoginGrant, LoginRequest, Referenced, Response, ScsiCommand,
     SendTargetsRequest, SessionInfo, TargetRecord, TaskInfo, TaskTag, TmfRequest,
 };
 pub use params::{Params, SessionType};

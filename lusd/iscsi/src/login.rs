@@ -9,6 +9,7 @@
 //! Each state is a type that is consumed by what happens to it. Any error is a [`LoginStatus`] and ends the login; it becomes
 //! a response in one place, `conn::login`.
 
+mod chap;
 pub(crate) mod keys;
 pub(crate) mod negotiation;
 mod operational;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::LoginStatus;
-use crate::event::{LoginGrant, LoginRequest, SessionInfo};
+use crate::event::{Authentication, LoginGrant, LoginRequest, SessionInfo};
 use crate::params::SessionType;
 use crate::pdu::{self, ISCSI_VERSION, Stage};
 use crate::text;
@@ -225,7 +226,11 @@ impl Asked {
         let negotiation = Negotiation::new(self.config, self.asked.session_type);
         let granted = Granted { request: self.asked, tsih: grant.tsih, negotiation };
         match self.request.pdu.csg {
-            Stage::SecurityNegotiation => Security::new(granted).handle_with(&self.request, text),
+            Stage::SecurityNegotiation => {
+                Security::new(granted, grant.authentication).handle_with(&self.request, text)
+            }
+            // It left out the stage in which it would have to show who it is.
+            _ if grant.authentication != Authentication::None => Err(LoginStatus::AuthenticationFailure),
             Stage::LoginOperationalNegotiation => Operational::new(granted).handle_with(&self.request, text),
             Stage::FullFeaturePhase => Err(LoginStatus::InitiatorError),
         }
@@ -238,7 +243,7 @@ impl Granted {
         self,
         pdu: &pdu::LoginRequest,
         text: Vec<u8>,
-        stay: fn(Self) -> State,
+        stay: impl FnOnce(Self) -> State,
     ) -> Result<(State, Step), LoginStatus> {
         let reply = Reply { csg: pdu.csg, nsg: pdu.nsg, tsih: self.request.tsih, text };
         match (pdu.csg, pdu.nsg) {

@@ -1,5 +1,9 @@
 //! Text: lists of `key=value`, each ended by a zero byte (RFC 7143 6.1, 6.2).
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use crate::error::TextError;
 
 /// Greatest length of a key name, bytes (RFC 7143 6.1).
@@ -60,6 +64,42 @@ pub fn number(value: &str) -> Option<u32> {
     // `from_str_radix` would take a sign.
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
+}
+
+/// Base64 as RFC 7143 6.1 has it: whether there are equals signs at the end, and what is in bits that make no byte, says nothing.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// A large binary value (RFC 7143 6.1): hexadecimal after `0x` (with an odd number of digits the first byte has one), or base64 after
+/// `0b`. None if it is neither, or not of 1 to `len_max` bytes.
+#[must_use]
+pub fn binary(value: &str, len_max: usize) -> Option<Vec<u8>> {
+    let (prefix, digits) = value.split_at_checked(2)?;
+    let bytes = match prefix {
+        "0x" | "0X" => from_hex(digits)?,
+        "0b" | "0B" => BASE64.decode(digits).ok()?,
+        _ => return None,
+    };
+    (1..=len_max).contains(&bytes.len()).then_some(bytes)
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    let (first, pairs) = digits.as_bytes().split_at(digits.len() % 2);
+    let first = first.iter().map(|b| digit(*b));
+    let pairs = pairs.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?));
+    first.chain(pairs).collect()
+}
+
+/// Bytes as a binary value, hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    "0x".chars().chain(digits.filter_map(|d| char::from_digit(d.into(), 16))).collect()
 }
 
 /// A boolean value: `Yes` or `No`.
@@ -129,7 +169,66 @@ mod tests {
         assert_eq!((boolean("Yes"), boolean("No"), boolean("yes")), (Some(true), Some(false), None));
     }
 
+    #[test]
+    fn binary_values() {
+        let of = |value| binary(value, 4);
+        for (value, bytes) in [
+            ("0x00", &[0][..]),
+            ("0XaBcD", &[0xab, 0xcd]),
+            ("0x1", &[1]),
+            ("0x123", &[0x01, 0x23]),
+            ("0x01020304", &[1, 2, 3, 4]),
+            ("0bAQ==", &[1]),
+            ("0BAQ", &[1]),
+            ("0bAQ=", &[1]),
+            ("0bAQI=", &[1, 2]),
+            ("0bAQID", &[1, 2, 3]),
+            ("0bAQIDBA==", &[1, 2, 3, 4]),
+            ("0b+/+/", &[0xfb, 0xff, 0xbf]),
+            ("0bAR==", &[1]),
+        ] {
+            assert_eq!(of(value).as_deref(), Some(bytes), "{value}");
+        }
+        for bad in [
+            "",
+            "0",
+            "0x",
+            "0b",
+            "12",
+            "abcd",
+            "0x1g",
+            "0x+1",
+            "0x 1",
+            "0x0102030405",
+            "0bAQIDBAU=",
+            "0bA",
+            "0bAQIDBA=A",
+            "0b-_-_",
+            "0b====",
+            "0bA Q=",
+            "\u{e9}x11",
+        ] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        assert!(binary(&format!("0x{}", "0".repeat(2048)), 1024).is_some());
+        assert_eq!(binary(&format!("0x{}", "0".repeat(2049)), 1024), None);
+        assert_eq!((hex(&[]), hex(&[0, 0x1f, 0xff])), ("0x".into(), "0x001fff".into()));
+    }
+
     proptest! {
+        #[test]
+        fn binary_values_are_read_as_written(bytes in proptest::collection::vec(any::<u8>(), 1..64)) {
+            prop_assert_eq!(binary(&hex(&bytes), 64), Some(bytes.clone()));
+            prop_assert_eq!(binary(&format!("0b{}", BASE64.encode(&bytes)), 64), Some(bytes));
+        }
+
+        #[test]
+        fn any_text_is_a_binary_value_or_none(value in "0[xXbB][0-9a-zA-Z+/= ]{0,40}|\\PC{0,20}") {
+            if let Some(bytes) = binary(&value, 16) {
+                prop_assert!((1..=16).contains(&bytes.len()));
+            }
+        }
+
         #[test]
         fn what_is_pushed_is_read(list in proptest::collection::vec(("[A-Za-z][A-Za-z0-9.@_-]{0,62}", "[ -~]{0,100}"), 0..8)) {
             let mut text = Vec::new();

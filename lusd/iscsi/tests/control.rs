@@ -296,7 +296,7 @@ fn a_long_answer_spans_responses() {
         let mut peer = Peer::new(Config::default());
         peer.send(peer.login_request().to_bhs(), names.as_bytes());
         peer.event();
-        peer.conn.login_grant(lusd_iscsi::LoginGrant { portal_group_tag: 1, tsih: 1, target_alias: None });
+        peer.conn.login_grant(lusd_iscsi::LoginGrant { portal_group_tag: 1, tsih: 1, ..Default::default() });
         peer.event();
         peer.pdu();
         let mut request = TextRequest { immediate, ..peer.text_request() };

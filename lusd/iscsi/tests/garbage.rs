@@ -62,6 +62,7 @@ impl Daemon {
                         portal_group_tag: 1,
                         tsih: 1,
                         target_alias: Some("a".into()),
+                        ..LoginGrant::default()
                     });
                 }
             }

@@ -6,7 +6,7 @@
 //! config text_bytes_max=2048               before the first request
 //! > csg=1 nsg=3 [c] [tsih=N] [isid=HEX] [cid=N] [vmin=N] [opcode=0xNN]
 //!   Key=Value                              {N} stands for N letters
-//! grant tsih=1 [alias=TEXT] | refuse 0203 | redirect ADDRESS | pass SECONDS
+//! grant tsih=1 [alias=TEXT] [chap=NAME:SECRET [mutual=NAME:SECRET]] | refuse 0203 | redirect ADDRESS | pass SECONDS
 //! < a response                             rendered
 //! ! an event                               rendered
 //! ```
@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use common::{Pdu, Peer};
 use lusd_iscsi::bhs::{Bhs, Opcode};
+use lusd_iscsi::chap::{ChallengeKey, ChapGrant, Credentials, Secret};
 use lusd_iscsi::pdu::{Isid, LoginRequest, LoginResponse, Stage};
-use lusd_iscsi::{CloseReason, Config, DigestOffer, Event, LoginGrant, LoginStatus, text};
+use lusd_iscsi::{Authentication, CloseReason, Config, DigestOffer, Event, LoginGrant, LoginStatus, text};
 
 fn number(value: &str) -> u32 {
     text::number(value).unwrap_or_else(|| panic!("{value} is not a number"))
@@ -84,6 +85,31 @@ fn expand(line: &str) -> String {
         Some((a, n, b)) => format!("{a}{}{b}", "a".repeat(number(n) as usize)),
         None => line.to_owned(),
     }
+}
+
+fn credentials(value: &str) -> Credentials {
+    let (name, secret) = value.split_once(':').unwrap();
+    Credentials { name: name.to_owned(), secret: Secret::new(secret.as_bytes()).unwrap() }
+}
+
+/// The answer that a `grant` line describes.
+fn grant(line: &str) -> LoginGrant {
+    let mut grant = LoginGrant { portal_group_tag: 1, ..LoginGrant::default() };
+    for (name, value) in words(line) {
+        match (name, &mut grant.authentication) {
+            ("tsih", _) => grant.tsih = number(value) as u16,
+            ("alias", _) => grant.target_alias = Some(value.to_owned()),
+            ("chap", authentication) => {
+                let initiator = credentials(value);
+                let key = ChallengeKey::new([1; 32]);
+                let chap = ChapGrant { initiator, target: None, identifier: 42, nonce: [7; 16], key };
+                *authentication = Authentication::Chap(Box::new(chap));
+            }
+            ("mutual", Authentication::Chap(chap)) => chap.target = Some(credentials(value)),
+            _ => panic!("{name} in a grant"),
+        }
+    }
+    grant
 }
 
 fn render_pdu(out: &mut String, pdu: &Pdu) {
@@ -176,15 +202,7 @@ fn play(script: &str) -> String {
                 peer.send(bhs, &text);
             }
             "grant" => {
-                let mut grant = LoginGrant { portal_group_tag: 1, ..LoginGrant::default() };
-                for (name, value) in words(rest) {
-                    match name {
-                        "tsih" => grant.tsih = number(value) as u16,
-                        "alias" => grant.target_alias = Some(value.to_owned()),
-                        _ => panic!("{name} in a grant"),
-                    }
-                }
-                peer.conn.login_grant(grant);
+                peer.conn.login_grant(grant(rest));
             }
             "refuse" => {
                 let code = u16::from_str_radix(rest, 16).unwrap();
@@ -228,7 +246,7 @@ fn dialogues() {
         }
         played += 1;
     }
-    assert!(played >= 6, "the dialogues are gone");
+    assert!(played >= 7, "the dialogues are gone");
 }
 
 /// However the bytes of a login are cut, it goes the same way.
@@ -252,7 +270,7 @@ fn a_login_cut_at_every_offset() {
         }
         assert!(matches!(peer.event(), Event::Login(_)));
         assert!(peer.conn.is_waiting());
-        peer.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, target_alias: None });
+        peer.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, ..LoginGrant::default() });
         assert_eq!(peer.conn.output_len(), 0, "the last response waits for its event");
         let Event::LoggedIn(info) = peer.event() else { panic!("not logged in") };
         assert_eq!(info, reference);
@@ -268,7 +286,7 @@ fn a_grant_after_the_end_is_too_late() {
     assert!(matches!(peer.event(), Event::Login(_)));
     peer.pass(Duration::from_secs(15));
     assert!(matches!(peer.event(), Event::Closed(CloseReason::LoginTimeout)));
-    peer.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, target_alias: None });
+    peer.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, ..LoginGrant::default() });
     peer.conn.login_refuse(LoginStatus::NotFound);
     peer.no_event();
     peer.no_pdu();

@@ -376,7 +376,7 @@ impl Connection {
                 self.proto.login_grant(LoginGrant {
                     portal_group_tag: view.group_tag,
                     tsih,
-                    target_alias: None,
+                    ..LoginGrant::default()
                 });
             }
             Err(status) => {

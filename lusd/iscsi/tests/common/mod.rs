@@ -163,7 +163,7 @@ impl Peer {
     fn login(&mut self, text: &str) -> SessionInfo {
         self.send(self.login_request().to_bhs(), text.as_bytes());
         assert!(matches!(self.event(), Event::Login(_)));
-        self.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, target_alias: None });
+        self.conn.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, ..LoginGrant::default() });
         let Event::LoggedIn(info) = self.event() else { panic!("not logged in") };
         let reply = self.pdu();
         assert_eq!(reply.opcode(), Opcode::LoginResponse);

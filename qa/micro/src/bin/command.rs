@@ -276,7 +276,11 @@ impl Rig {
         while let Some(event) = self.proto.poll(self.now) {
             match event {
                 Event::Login(_) => {
-                    self.proto.login_grant(LoginGrant { portal_group_tag: 1, tsih: 1, target_alias: None });
+                    self.proto.login_grant(LoginGrant {
+                        portal_group_tag: 1,
+                        tsih: 1,
+                        ..LoginGrant::default()
+                    });
                 }
                 Event::LoggedIn(_) => {
                     self.session = Some(Session::new(&self.shard, HOST.to_owned(), TARGET.to_owned()));
