@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod clients;
+pub mod copy;
 pub mod describe;
 pub mod fencer;
 pub mod gate;

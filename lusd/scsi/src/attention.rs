@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sense::{CheckCondition, SenseCode, SenseKey};
+use crate::spc::CopyResults;
 
 /// A unit attention condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +155,7 @@ pub struct NexusLu {
     /// Equal to the log's generation: nothing is pending. `NEVER_QUIET` while the queue is not empty.
     quiet_at: AtomicU64,
     queue: Mutex<Queue>,
+    copies: CopyResults,
 }
 
 /// No generation is ever this high: it counts events.
@@ -186,9 +188,18 @@ impl NexusLu {
             pending.add(first);
         }
         let queue = Queue { absorbed: lu.attentions.generation.load(Ordering::Acquire), pending };
-        let nexus = NexusLu { quiet_at: AtomicU64::new(NEVER_QUIET), queue: Mutex::new(queue) };
+        let nexus = NexusLu {
+            quiet_at: AtomicU64::new(NEVER_QUIET),
+            queue: Mutex::new(queue),
+            copies: CopyResults::default(),
+        };
         nexus.publish(&lock(&nexus.queue));
         nexus
+    }
+
+    /// What it has copied.
+    pub(crate) fn copies(&self) -> &CopyResults {
+        &self.copies
     }
 
     /// Makes a unit attention pending for this nexus alone.

@@ -19,7 +19,7 @@
 //! - READ and WRITE take no lock and do not allocate.
 //! - What INQUIRY, the mode pages and REPORT SUPPORTED OPERATION CODES announce is what [`plan`] accepts: they read
 //!   the same tables and limits.
-//! - Deliberately absent: ACA (NORMACA=0), protection information, linked and third-party commands, medium removal.
+//! - Deliberately absent: ACA (NORMACA=0), protection information, linked commands, medium removal.
 #![forbid(unsafe_code)]
 
 mod alua;
@@ -50,5 +50,6 @@ pub use crate::port::{TARGET_NAME_BYTES_MAX, TargetPort, TaskManagementFunctions
 pub use crate::sense::{
     CheckCondition, Fault, KeySpecific, SENSE_BYTES_MAX, Sense, SenseCode, SenseFormat, SenseKey,
 };
+pub use crate::spc::{CopyRecord, CopyStep, ExtendedCopy, Target};
 pub use crate::status::Status;
 pub use crate::table::{Flags, Row, commands};

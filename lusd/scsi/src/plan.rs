@@ -8,7 +8,7 @@ use crate::cdb::Cdb;
 use crate::lun::Lun;
 use crate::sbc::{UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
-use crate::spc::ModeSelect;
+use crate::spc::{CopyList, ExtendedCopy, ModeSelect};
 use crate::table::{self, Flags, Handler};
 use crate::{AccessState, LogicalUnit, TargetPort};
 
@@ -71,6 +71,7 @@ pub(crate) enum ParametersKind {
     ModeSelect(ModeSelect),
     Unmap(UnmapList),
     WriteSame(WriteSamePattern),
+    Copy(CopyList),
 }
 
 /// What remains once data-out has been looked at.
@@ -80,6 +81,8 @@ pub enum After {
     Done,
     /// Ask the backend; data-out goes with it.
     Block(BlockOp),
+    /// Copy between logical units.
+    Copy(Box<ExtendedCopy>),
 }
 
 impl Parameters {
@@ -93,6 +96,7 @@ impl Parameters {
             ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
             ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),
             ParametersKind::WriteSame(pattern) => pattern.finish(unit.lu, data_out),
+            ParametersKind::Copy(list) => list.finish(unit, data_out),
         }
     }
 }

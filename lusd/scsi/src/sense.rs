@@ -24,6 +24,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// The blocks are protected against this access.
     DataProtect = 0x7,
+    /// A copy between logical units ended before its time.
+    CopyAborted = 0xa,
     /// The device server aborted the command; the host may try again.
     AbortedCommand = 0xb,
     /// The data sent did not match the data on the medium.
@@ -93,6 +95,30 @@ pub enum Fault {
     NoMedium,
     /// ABORTED COMMAND with no additional sense information.
     Aborted,
+    /// OPERATION IN PROGRESS: a copy with this list identifier is under way.
+    OperationInProgress,
+    /// TOO MANY TARGET DESCRIPTORS.
+    TooManyTargetDescriptors,
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.
+    UnsupportedTargetDescriptor,
+    /// TOO MANY SEGMENT DESCRIPTORS.
+    TooManySegmentDescriptors,
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE.
+    UnsupportedSegmentDescriptor,
+    /// INLINE DATA LENGTH EXCEEDED.
+    InlineDataLengthExceeded,
+    /// COPY ABORTED with no additional sense information: a segment asks for what is not there, or for too much.
+    CopyAborted,
+    /// COPY ABORTED, UNREACHABLE COPY TARGET: a segment names no target of the list.
+    UnreachableCopyTarget,
+    /// COPY ABORTED, THIRD PARTY DEVICE FAILURE: a target did not do what was asked of it.
+    ThirdPartyDeviceFailure,
+    /// COPY ABORTED, COPY TARGET DEVICE NOT REACHABLE: a target is not served here, or the session does not see it.
+    CopyTargetNotReachable,
+    /// COPY ABORTED, INCORRECT COPY TARGET DEVICE TYPE.
+    IncorrectCopyTarget,
+    /// COPY ABORTED, UNEXPECTED INEXACT SEGMENT: no whole blocks of one of its targets.
+    UnexpectedInexactSegment,
     /// WRITE ERROR - UNEXPECTED UNSOLICITED DATA (RFC 7143 11.4.7.2).
     UnexpectedUnsolicitedData,
     /// WRITE ERROR - NOT ENOUGH UNSOLICITED DATA (RFC 7143 11.4.7.2).
@@ -123,6 +149,18 @@ impl Fault {
             Fault::Miscompare => SenseCode::new(SenseKey::Miscompare, 0x1d, 0x00),
             Fault::NoMedium => SenseCode::new(NotReady, 0x3a, 0x00),
             Fault::Aborted => SenseCode::new(AbortedCommand, 0x00, 0x00),
+            Fault::OperationInProgress => SenseCode::new(IllegalRequest, 0x00, 0x16),
+            Fault::TooManyTargetDescriptors => SenseCode::new(IllegalRequest, 0x26, 0x06),
+            Fault::UnsupportedTargetDescriptor => SenseCode::new(IllegalRequest, 0x26, 0x07),
+            Fault::TooManySegmentDescriptors => SenseCode::new(IllegalRequest, 0x26, 0x08),
+            Fault::UnsupportedSegmentDescriptor => SenseCode::new(IllegalRequest, 0x26, 0x09),
+            Fault::InlineDataLengthExceeded => SenseCode::new(IllegalRequest, 0x26, 0x0b),
+            Fault::CopyAborted => SenseCode::new(SenseKey::CopyAborted, 0x00, 0x00),
+            Fault::UnreachableCopyTarget => SenseCode::new(SenseKey::CopyAborted, 0x08, 0x04),
+            Fault::ThirdPartyDeviceFailure => SenseCode::new(SenseKey::CopyAborted, 0x0d, 0x01),
+            Fault::CopyTargetNotReachable => SenseCode::new(SenseKey::CopyAborted, 0x0d, 0x02),
+            Fault::IncorrectCopyTarget => SenseCode::new(SenseKey::CopyAborted, 0x0d, 0x03),
+            Fault::UnexpectedInexactSegment => SenseCode::new(SenseKey::CopyAborted, 0x26, 0x0a),
             Fault::UnexpectedUnsolicitedData => SenseCode::new(AbortedCommand, 0x0c, 0x0c),
             Fault::NotEnoughUnsolicitedData => SenseCode::new(AbortedCommand, 0x0c, 0x0d),
             Fault::ProtocolServiceCrc => SenseCode::new(AbortedCommand, 0x47, 0x05),

@@ -1,5 +1,6 @@
 //! Primary commands (SPC-4): about the device, the session and the nexus.
 
+mod copy;
 mod inquiry;
 mod mode_pages;
 mod mode_select;
@@ -9,6 +10,11 @@ mod ready;
 mod report_luns;
 mod target_port_groups;
 
+pub(crate) use self::copy::{
+    CopyList, CopyResults, extended_copy, failed_segment_details, operating_parameters,
+    status as copy_status, third_party_copy,
+};
+pub use self::copy::{CopyRecord, CopyStep, ExtendedCopy, Target};
 pub(crate) use self::inquiry::{DISK, NO_UNIT, inquiry};
 pub(crate) use self::mode_select::{ModeSelect, mode_select_6, mode_select_10};
 pub(crate) use self::mode_sense::{mode_sense_6, mode_sense_10};

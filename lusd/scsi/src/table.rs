@@ -182,7 +182,7 @@ const WRITE: Flags = Flags::WRITES;
 
 /// Sorted by operation code, then service action.
 #[rustfmt::skip]
-static ROWS: [Row; 40] = [
+static ROWS: [Row; 44] = [
     Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
@@ -203,6 +203,10 @@ static ROWS: [Row; 40] = [
     Row::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], WRITE.and(Flags::THIN), LONG_S, Handler::Unit(sbc::unmap)),
     Row::new("MODE SELECT (10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_10)),
     Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)),
+    Row::new("EXTENDED COPY (LID1)", &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, LONG_S, Handler::Unit(spc::extended_copy)).service_action(),
+    Row::new("RECEIVE COPY STATUS (LID1)", &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::copy_status)).service_action(),
+    Row::new("RECEIVE COPY OPERATING PARAMETERS", &[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::operating_parameters)).service_action(),
+    Row::new("RECEIVE COPY FAILURE DETAILS (LID1)", &[0x84, 0x04, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::failed_segment_details)).service_action(),
     Row::new("READ (16)", &[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_16)),
     Row::new("COMPARE AND WRITE", &[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::compare_and_write)),
     Row::new("WRITE (16)", &[0x8a, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_16)),

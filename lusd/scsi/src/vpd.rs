@@ -4,18 +4,20 @@ mod block;
 mod extended;
 mod identification;
 
-use crate::spc::{DISK, NO_UNIT};
+pub(crate) use self::identification::device_identification;
+use crate::spc::{DISK, NO_UNIT, third_party_copy};
 use crate::{LogicalUnit, TargetPort};
 
 /// Makes what follows the header of a page.
 type Body = fn(&LogicalUnit, &TargetPort) -> Vec<u8>;
 
 /// All pages but 00h, by page code.
-static PAGES: [(u8, Body); 7] = [
+static PAGES: [(u8, Body); 8] = [
     (0x80, |lu, _| lu.identity().serial.clone().into_bytes()),
-    (0x83, identification::device_identification),
+    (0x83, device_identification),
     (0x86, extended::extended_inquiry),
     (0x87, extended::mode_page_policy),
+    (0x8f, third_party_copy),
     (0xb0, block::limits),
     (0xb1, block::characteristics),
     (0xb2, block::provisioning),

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
-use lusd_scsi::BlockOp;
+use lusd_scsi::{BlockOp, CheckCondition};
 use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::backend::{BackendError, Primitive, Submitted};
+use super::gate::{Permit, Verdict};
 use super::unit::Unit;
 use super::work::{Work, difference};
 
@@ -120,11 +121,31 @@ pub enum Failure {
     Late,
     /// A task management function ended the task.
     Aborted,
+    /// The unit was lost meanwhile: the outcome is not ours to tell.
+    Revoked,
+    /// To be told as it is.
+    Check(CheckCondition),
 }
 
 impl From<BackendError> for Failure {
     fn from(error: BackendError) -> Self {
         Self::Backend(error)
+    }
+}
+
+/// Second passage of the gate, for what has ended with `error`.
+///
+/// # Errors
+/// [`Failure::Revoked`], where it may not be answered.
+pub fn leave(unit: &Unit, permit: Permit, error: Option<BackendError>) -> Result<(), Failure> {
+    let lost = matches!(error, Some(BackendError::Lost | BackendError::Unknown));
+    if lost {
+        // Before anyone is told: what else is inside must not be answered either.
+        unit.lost(permit.epoch(), error == Some(BackendError::Unknown));
+    }
+    match unit.gate.leave(permit) {
+        Verdict::Answer if !lost => Ok(()),
+        Verdict::Answer | Verdict::Revoked => Err(Failure::Revoked),
     }
 }
 

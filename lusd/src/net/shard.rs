@@ -19,6 +19,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers, QueueWaiter};
 use lusd_iscsi::TaskTag;
+use lusd_scsi::{CheckCondition, ExtendedCopy, Fault};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, error, warn};
@@ -26,8 +27,9 @@ use tracing::{debug, error, warn};
 use super::connection;
 use super::memory::Charge;
 use crate::lun::backend::{BackendError, Submitted};
-use crate::lun::gate::{Permit, Refused, Verdict};
-use crate::lun::job::{Entry, Failure, Job, Steps};
+use crate::lun::copy::Copying;
+use crate::lun::gate::{Permit, Refused};
+use crate::lun::job::{self, Entry, Failure, Job, Steps};
 use crate::lun::unit::Unit;
 use crate::lun::work::{Next, Parts, Then, Work};
 use crate::service::Service;
@@ -173,6 +175,8 @@ pub enum Outcome {
     Aborted,
     /// Nothing was changed, and it is too old to be: BUSY.
     Late,
+    /// CHECK CONDITION.
+    Check(CheckCondition),
 }
 
 /// An operation between the two passages of the gate.
@@ -394,17 +398,50 @@ impl Shard {
             let job = Job { steps: &shard.steps, unit: &unit, entry, stall_bound };
             let result = job.alone(work).await;
             let error = if let Err(Failure::Backend(error)) = result { Some(error) } else { None };
-            let outcome = match (leave(&unit, permit, entry.reset_generation, error), result) {
-                (Some(outcome), _) => outcome,
-                (None, Ok(_)) => Outcome::Done(Ok(Bytes::new())),
-                (None, Err(Failure::Backend(error))) => Outcome::Done(Err(error)),
-                (None, Err(Failure::Miscompare(byte))) => Outcome::Miscompare(byte),
-                (None, Err(Failure::Late)) => Outcome::Late,
-                (None, Err(Failure::Aborted)) => Outcome::Aborted,
-            };
+            let refused = leave(&unit, permit, entry.reset_generation, error);
+            let outcome = refused.unwrap_or_else(|| match result {
+                Ok(_) => Outcome::Done(Ok(Bytes::new())),
+                Err(failure) => failure.into(),
+            });
             drop(charge);
             inbox.push(tag, outcome);
         });
+    }
+
+    /// Carries out a copy; its outcome comes by the inbox. Setting what is returned ends it before its next piece.
+    pub fn spawn_copy(
+        &self,
+        unit: &Arc<Unit>,
+        (copy, units): (Box<ExtendedCopy>, Vec<Option<Arc<Unit>>>),
+        charge: Charge,
+        inbox: &Rc<Inbox>,
+        tag: TaskTag,
+        entry: Entry,
+    ) -> Rc<Cell<bool>> {
+        let shard = self.me.upgrade().expect("lives while it is used");
+        let (unit, inbox, stop) = (unit.clone(), inbox.clone(), Rc::new(Cell::new(false)));
+        let stopped = stop.clone();
+        inbox.in_flight.set(inbox.in_flight.get() + 1);
+        let stalls = self.note_running(Instant::now());
+        tokio::task::spawn_local(async move {
+            let going = || {
+                let gone = inbox.closed.get() || stopped.get() || shard.service.is_isolated();
+                let stood_still = shard.note_running(Instant::now()) != stalls;
+                if gone || stood_still { Err(Failure::Aborted) } else { Ok(()) }
+            };
+            let copying =
+                Copying { steps: &shard.steps, shard: shard.index, unit: &unit, entry, going: &going };
+            let result = copying.run(&copy, &units).await;
+            copy.record.end(match result {
+                Ok(()) => Ok(()),
+                Err(Failure::Check(check)) => Err(check),
+                Err(_) => Err(Fault::CopyAborted.into()),
+            });
+            drop(charge);
+            let outcome = result.map_or_else(Outcome::from, |()| Outcome::Done(Ok(Bytes::new())));
+            inbox.push(tag, outcome);
+        });
+        stop
     }
 
     /// Submits `parts` of `op`; returns the outcome when all has ended at once.
@@ -498,17 +535,24 @@ impl Shard {
 
 /// Second passage of the gate, for what has ended with `error`. An outcome where it may not be answered as it ended.
 fn leave(unit: &Unit, permit: Permit, reset_generation: u64, error: Option<BackendError>) -> Option<Outcome> {
-    let lost = matches!(error, Some(BackendError::Lost | BackendError::Unknown));
-    if lost {
-        // Before anyone is told: what else is inside must not be answered either.
-        unit.lost(permit.epoch(), error == Some(BackendError::Unknown));
-    }
     let reset = unit.reset_generation() != reset_generation;
-    match unit.gate.leave(permit) {
-        Verdict::Revoked => Some(Outcome::Revoked),
-        Verdict::Answer if lost => Some(Outcome::Revoked),
-        Verdict::Answer if reset => Some(Outcome::Aborted),
-        Verdict::Answer => None,
+    match job::leave(unit, permit, error) {
+        Err(failure) => Some(failure.into()),
+        Ok(()) if reset => Some(Outcome::Aborted),
+        Ok(()) => None,
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Backend(error) => Self::Done(Err(error)),
+            Failure::Miscompare(byte) => Self::Miscompare(byte),
+            Failure::Late => Self::Late,
+            Failure::Aborted => Self::Aborted,
+            Failure::Revoked => Self::Revoked,
+            Failure::Check(check) => Self::Check(check),
+        }
     }
 }
 

@@ -53,6 +53,10 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
             return put_off(proto, tag, Status::Busy, reply.transfer_length);
         }
         Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
+        Outcome::Check(check) => {
+            debug!(lu = %unit.name, ?check, "answered with an error");
+            return refuse(proto, tag, &check, Some(unit), reply.transfer_length);
+        }
         Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
         Outcome::Done(Err(error)) => {
             warn!(lu = %unit.name, lun = %reply.lun, ?error, writes = reply.writes, "a command failed in the backend");

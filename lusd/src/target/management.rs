@@ -133,6 +133,7 @@ impl Session {
         match self.take(tag) {
             Some(Task::Running { .. } | Task::Aborted) => {
                 self.set(tag, Task::Aborted);
+                self.stop_copy(tag);
                 true
             }
             Some(Task::Collecting { .. } | Task::Hungry { .. } | Task::Parked { .. } | Task::Asking(_)) => {

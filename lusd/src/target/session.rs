@@ -9,6 +9,7 @@
 //!
 //! Invariant: a task is ended exactly once, by `respond` or `abandon`; the protocol layer asserts it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,14 +18,15 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    AccessState, After, CheckCondition, Context, Lun, NexusLu, Plan, SenseCode, SenseKey, SessionView,
-    Status, Step, TargetPort, TaskManagementFunctions, UnitAttention,
+    AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, Lun, NexusLu, Plan, SenseCode,
+    SenseKey, SessionView, Status, Step, Target, TargetPort, TaskManagementFunctions, UnitAttention,
 };
 use tracing::{debug, warn};
 
 use super::answer::{Reply, answer, good, put_off, refuse};
 use super::capacity::Asking;
 use super::management::Management;
+use crate::lun::copy::PIECE_BYTES;
 use crate::lun::job::Entry;
 use crate::lun::unit::Unit;
 use crate::lun::work::Work;
@@ -131,6 +133,8 @@ pub struct Session {
     /// Set while any task waits for a look.
     pub(super) asking: bool,
     pub(super) management: Management,
+    /// Copies under way, and what stops each.
+    copies: Vec<(TaskTag, Rc<Cell<bool>>)>,
 }
 
 /// What this target can do with tasks.
@@ -157,6 +161,7 @@ impl Session {
             hungry: false,
             asking: false,
             management: Management::default(),
+            copies: Vec::new(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
         let _ = session.load(shard, true);
@@ -435,6 +440,10 @@ impl Session {
                 match parameters.finish(slot.scsi(), &data) {
                     Ok(After::Done) => return good(cx.proto, tag, Bytes::new(), transfer_length),
                     Ok(After::Block(op)) => op,
+                    Ok(After::Copy(copy)) => {
+                        let reply = Reply { lun, at: 0, writes: true, transfer_length };
+                        return self.start_copy(tag, unit, copy, reply, entry, cx);
+                    }
                     Err(check) => return refuse(cx.proto, tag, &check, Some(&unit), transfer_length),
                 }
             }
@@ -487,6 +496,40 @@ impl Session {
         }
     }
 
+    /// Begins a copy between units that the session sees.
+    fn start_copy(
+        &mut self,
+        tag: TaskTag,
+        unit: Arc<Unit>,
+        copy: Box<ExtendedCopy>,
+        reply: Reply,
+        entry: Entry,
+        cx: &mut Carrier<'_>,
+    ) {
+        let late = cx.now.saturating_duration_since(entry.alive) > cx.shard.service.limits.stall_bound;
+        let charge = if late { None } else { cx.memory.try_charge_spare(PIECE_BYTES) };
+        let Some(charge) = charge else {
+            copy.record.end(Err(Fault::CopyAborted.into()));
+            return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
+        };
+        let find = |target: &Target| {
+            let mut slots = self.luns.0.values();
+            slots.find(|slot| target.is(&slot.unit.scsi, &self.port)).map(|slot| slot.unit.clone())
+        };
+        let units = copy.targets.iter().map(find).collect();
+        let stop = cx.shard.spawn_copy(&unit, (copy, units), charge, cx.inbox, tag, entry);
+        self.copies.push((tag, stop));
+        self.set(tag, Task::Running { unit, reply });
+    }
+
+    /// The task has ended, or is to end.
+    pub(super) fn stop_copy(&mut self, tag: TaskTag) {
+        self.copies.retain(|(held, stop)| {
+            stop.set(stop.get() || *held == tag);
+            *held != tag
+        });
+    }
+
     /// What a command is told that finds its unit gone.
     fn displaced(&self, lun: Lun, unit: &Arc<Unit>) -> CheckCondition {
         let slot = self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, unit));
@@ -495,6 +538,7 @@ impl Session {
 
     /// An operation has ended.
     pub fn outcome(&mut self, tag: TaskTag, outcome: Outcome, proto: &mut Proto) -> Result<(), Lost> {
+        self.stop_copy(tag);
         match (self.take(tag), outcome) {
             (_, Outcome::Revoked) => Err(Lost),
             (Some(Task::Running { unit, reply }), outcome) => {

@@ -5,6 +5,7 @@
 
 mod atomic;
 mod capacity;
+mod copy;
 mod data;
 mod discovery;
 mod garbage;

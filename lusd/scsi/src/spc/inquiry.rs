@@ -50,6 +50,7 @@ fn standard(lu: Option<&LogicalUnit>) -> Vec<u8> {
     const RESPONSE_DATA_FORMAT: u8 = 0x02;
     /// 01b: implicit asymmetric access.
     const TPGS_IMPLICIT: u8 = 0x10;
+    const THIRD_PARTY_COPY: u8 = 0x08;
     const MULTIP: u8 = 0x10;
     const CMDQUE: u8 = 0x02;
     const VERSION_DESCRIPTORS_AT: usize = 58;
@@ -67,7 +68,7 @@ fn standard(lu: Option<&LogicalUnit>) -> Vec<u8> {
         Some(lu) => {
             let identity = lu.identity();
             data[0] = DISK;
-            data[5] = if lu.is_asymmetric() { TPGS_IMPLICIT } else { 0 };
+            data[5] = THIRD_PARTY_COPY | if lu.is_asymmetric() { TPGS_IMPLICIT } else { 0 };
             data[8..16].copy_from_slice(&identity.vendor);
             data[16..32].copy_from_slice(&identity.product);
             data[32..36].copy_from_slice(&identity.revision);

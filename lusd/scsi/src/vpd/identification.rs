@@ -20,7 +20,7 @@ const TARGET_PORT_GROUP: u8 = 5;
 const SCSI_NAME: u8 = 8;
 const UUID: u8 = 0x0a;
 
-pub(super) fn device_identification(lu: &LogicalUnit, port: &TargetPort) -> Vec<u8> {
+pub(crate) fn device_identification(lu: &LogicalUnit, port: &TargetPort) -> Vec<u8> {
     let identity = lu.identity();
     let mut page = Vec::new();
     push(&mut page, BINARY, LOGICAL_UNIT | NAA, identity.naa.as_bytes());

@@ -253,7 +253,7 @@ fn a_unit_that_becomes_asymmetric_has_other_inquiry_data() {
     assert_eq!(told(&bed, &bed.nexus), [], "no groups, no states");
     bed.lu.set_port_groups(port_groups(TAGS[0], None));
     assert_eq!(told(&bed, &bed.nexus), [UnitAttention::InquiryDataHasChanged.code(), CHANGED.code()]);
-    assert_eq!(bed.data(&cdb_inquiry(0, 0, 0xff))[5], 0x10);
+    assert_eq!(bed.data(&cdb_inquiry(0, 0, 0xff))[5], 0x18);
 }
 
 #[test]

@@ -57,7 +57,19 @@ impl Bed {
             lu.set_port_groups(port_groups(TAGS[0], Some(TAGS[0])));
         }
         let nexus = NexusLu::new(&lu, None);
-        Bed { lu, nexus, port: port() }
+        let bed = Bed { lu, nexus, port: port() };
+        bed.copy_nothing();
+        bed
+    }
+
+    /// A copy with the list identifier 0 that has ended, for RECEIVE COPY RESULTS to tell of.
+    fn copy_nothing(&self) {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x83, 16);
+        match self.finish(&cdb, &[0; 16]) {
+            Ok(After::Copy(copy)) => copy.record.end(Ok(())),
+            other => panic!("{other:?} is no copy"),
+        }
     }
 
     /// Neither thin provisioned nor asymmetric.

@@ -380,7 +380,7 @@ fn every_operation_that_modifies_is_marked_so_in_the_table() {
                 }
                 match parameters.finish(bed.unit(), &list) {
                     Ok(After::Block(op)) => Some(op),
-                    Ok(After::Done) | Err(_) => None,
+                    Ok(After::Done | After::Copy(_)) | Err(_) => None,
                 }
             }
         };

@@ -8,13 +8,13 @@ use crate::bed::*;
 fn standard_inquiry_data() {
     let bed = Bed::new();
     let data = bed.data(&cdb_inquiry(0, 0, 0xff));
-    let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x10, 0x10, 0x02];
+    let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x18, 0x10, 0x02];
     expected.extend(b"CEPH    LUS             0001");
     expected.resize(58, 0);
     expected.extend([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0, 0x09, 0x60]);
     expected.resize(96, 0);
     assert_eq!(data, expected);
-    expected[5] = 0;
+    expected[5] = 0x08;
     assert_eq!(Bed::thick().data(&cdb_inquiry(0, 0, 0xff)), expected, "TPGS without target port groups");
     assert_eq!(bed.error(&cdb_inquiry(0, 0x80, 0xff)), in_cdb(2, None), "a page code without EVPD");
 }
@@ -24,7 +24,7 @@ fn announced_pages_are_the_served_pages() {
     for bed in [Bed::new(), Bed::thick(), Bed::b4096()] {
         let announced = bed.data(&vpd(0));
         assert_eq!(announced[..2], [0, 0]);
-        assert_eq!(announced[4..], [0x00, 0x80, 0x83, 0x86, 0x87, 0xb0, 0xb1, 0xb2]);
+        assert_eq!(announced[4..], [0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2]);
         for page in 0..=0xff {
             match bed.plan(&vpd(page)) {
                 Ok(plan) => {

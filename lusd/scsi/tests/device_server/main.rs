@@ -5,6 +5,7 @@ mod atomic;
 mod attention;
 mod bed;
 mod block;
+mod copy;
 mod identity;
 mod mode;
 mod primary;

@@ -66,7 +66,7 @@ fn every_reply_is_cut_to_its_allocation_length() {
         ("target port groups, extended", u32::MAX, Box::new(move |len| port_groups(0x20, len))),
         ("one operation code", u32::MAX, Box::new(move |len| opcodes(0x81, len))),
     ];
-    for page in [0x00, 0x80, 0x83, 0x86, 0x87, 0xb0, 0xb1, 0xb2] {
+    for page in [0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2] {
         cases.push(("VPD", 0xffff, Box::new(move |len| cdb_inquiry(1, page, len as u16))));
     }
     for (name, most, cdb) in cases {
