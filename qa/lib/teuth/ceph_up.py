@@ -12,6 +12,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "tools" / "
 import ui  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
+# Bytes of each OSD. BlueStore writes to all of its file in the course of an hour: three of these must fit beside everything else.
+OSD_SIZE = 8 << 30
+
 
 def main():
     """Reads what is wanted, starts it, exits with 1 and a sentence if that failed."""
@@ -23,7 +26,7 @@ def main():
                 osds=wanted["osds"],
                 lusds=0,
                 port_base=wanted["port_base"],
-                osd_size=None,
+                osd_size=OSD_SIZE,
                 listen=None,
                 pools=[],
                 profile=None,
