@@ -72,6 +72,7 @@ impl World {
             ["lu", "add"] => lu::add(map, o, &args.add_lu()),
             ["lu", "rm"] => lu::remove(map, o, &args.at(2), args.has("--force")),
             ["lu", "resize"] => lu::resize_volatile(map, o, &args.at(2), args.at(3)),
+            ["lu", "access"] => lu::set_read_only(map, o, &args.at(2), args.has("read-only")),
             ["lun", "map"] => {
                 let (lun, host) = (args.option("lun"), args.option("host"));
                 lun::map(map, o, &MapLun { target: args.at(2), lu: args.at(3), lun, host })

@@ -30,6 +30,7 @@ enum Intent {
     },
     RemoveLu(u8, bool),
     Resize(u8, u16),
+    Access(u8, bool),
     Map {
         target: u8,
         lu: u8,
@@ -104,6 +105,7 @@ fn intent() -> impl Strategy<Value = Intent> {
             .prop_map(|(name, image, wwn, block)| AddLu { name, image, wwn, block }),
         1 => (0u8..12, any::<bool>()).prop_map(|(name, force)| RemoveLu(name, force)),
         1 => (0u8..12, any::<u16>()).prop_map(|(name, size)| Resize(name, size)),
+        1 => (0u8..12, any::<bool>()).prop_map(|(name, read_only)| Access(name, read_only)),
         8 => (tiny.clone(), 0u8..12, proptest::option::of(small.clone()), proptest::option::of(small.clone()))
             .prop_map(|(target, lu, lun, host)| Map { target, lu, lun, host }),
         2 => (tiny.clone(), 0u8..12, proptest::option::of(small.clone()))
@@ -192,6 +194,7 @@ fn ask(map: &LusMap, intent: &Intent) -> Result<Change, Refusal> {
         }
         Intent::RemoveLu(name, force) => lu::remove(map, o, &lu_name(name), force),
         Intent::Resize(name, size) => lu::resize_volatile(map, o, &lu_name(name), u64::from(size) * 512),
+        Intent::Access(name, read_only) => lu::set_read_only(map, o, &lu_name(name), read_only),
         Intent::Map { target, lu, lun, host } => {
             let lun = lun.and_then(|lun| Lun::new(lun.into()));
             let host = host.map(host_name);

@@ -1,4 +1,4 @@
-//! Logical units: `lus lu create|add|rm`, and the size of volatile ones.
+//! Logical units: `lus lu create|add|access|rm`, and the size of volatile ones.
 
 mod place;
 
@@ -182,6 +182,23 @@ pub fn remove(map: &LusMap, origin: &Origin, name: &LuName, force: bool) -> Resu
     draft.remove(Key::Place(lu.id));
     mappings().for_each(|mapping| draft.remove(Key::Lun(mapping.key())));
     draft.finish(format!("lu rm {name}"), format!("logical unit '{name}' removed"))
+}
+
+/// Has the writes of a logical unit refused, or not any more.
+///
+/// # Errors
+/// [`Refusal::NoSuchLu`].
+pub fn set_read_only(
+    map: &LusMap,
+    origin: &Origin,
+    name: &LuName,
+    read_only: bool,
+) -> Result<Change, Refusal> {
+    let found = map.lu_named(name).ok_or_else(|| Refusal::NoSuchLu(name.clone()))?;
+    let access = if read_only { "read-only" } else { "read-write" };
+    let mut draft = Draft::new(map, origin);
+    draft.put(&Lu { read_only, ..found.clone() });
+    draft.finish(format!("lu access {name} {access}"), format!("logical unit '{name}' is {access}"))
 }
 
 /// Gives a volatile logical unit another size in bytes. That of an image is changed in the image.

@@ -6,6 +6,7 @@
 //! - An image is removed after the map has let go of it, never before.
 //! - Data of an image goes only with `--yes-i-really-mean-it`.
 
+mod access;
 mod caps;
 mod create;
 pub(crate) mod facts;
@@ -55,6 +56,14 @@ Examples:
     lus lu resize rbd/web1 20G
 
 Hosts are told, and see the new size after a rescan. A smaller size cuts data off and asks for --yes-i-really-mean-it.";
+
+const ACCESS_EXAMPLES: &str = "\
+Examples:
+    lus lu access rbd/golden read-only
+    lus lu access rbd/golden read-write
+
+Hosts are told (MODE PARAMETERS CHANGED), and see a write-protected disk after a rescan: their writes end with DATA PROTECT. What was \
+under way when the command was given may still be written.";
 
 const RM_EXAMPLES: &str = "\
 Examples:
@@ -198,6 +207,16 @@ pub(crate) enum LuCommand {
         #[command(flatten)]
         really: Really,
     },
+    /// Have the writes to a logical unit refused, or taken.
+    #[command(after_long_help = ACCESS_EXAMPLES)]
+    Access {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        /// What hosts may do.
+        #[arg(value_name = "ACCESS")]
+        access: access::Access,
+    },
     /// Remove a logical unit and its image.
     #[command(after_long_help = RM_EXAMPLES)]
     Rm {
@@ -230,6 +249,9 @@ pub(crate) struct Identity {
     /// Product, 16 characters at most [default: LUS]
     #[arg(long, value_name = "TEXT")]
     product: Option<String>,
+    /// Refuse writes: hosts see a write-protected disk
+    #[arg(long)]
+    read_only: bool,
 }
 
 fn block_size() -> impl TypedValueParser<Value = BlockSize> {
@@ -248,6 +270,7 @@ impl Identity {
             serial: self.serial.clone(),
             vendor: self.vendor.clone(),
             product: self.product.clone(),
+            read_only: self.read_only,
             ..AddLu::new(LuId(Uuid::new_v4()), backend)
         }
     }
@@ -266,6 +289,7 @@ impl LuCommand {
             Self::Unpin { lu } => place::unpin(session, lu).await,
             Self::Takeover { lu, really } => takeover::takeover(session, lu, really.yes).await,
             Self::Resize { lu, size, really } => resize::resize(session, lu, *size, really.yes).await,
+            Self::Access { lu, access } => access::set(session, lu, *access).await,
             Self::Rm { lu, keep_image, really } => rm::remove(session, lu, *keep_image, really.yes).await,
         }
     }
