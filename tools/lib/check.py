@@ -128,6 +128,7 @@ def _plan(cargo, options):
         Step("layout", lambda context: _layout(context, metadata)),
         Step("tools", command("/usr/bin/python3", "-B", TOOLS_TESTS, limit=LIMIT_QUICK)),
         Step("bench tools", command("/usr/bin/python3", "-B", "-m", "unittest", "discover", "-s", ROOT / "qa" / "bench", limit=LIMIT_QUICK)),
+        Step("qa conformance verdicts", command(QA_TESTS / "test_conformance.py", limit=LIMIT_QUICK)),
         Step("qa suites expand", command(QA_TESTS / "test_suites.py", limit=LIMIT_QUICK)),
         Step("clippy", command(cargo, "clippy", *every, "--all-targets", "--", "-D", "warnings")),
         Step("deny", lambda context: _deny(context, cargo, environment, "licenses", "bans", "sources")),
