@@ -53,3 +53,18 @@ pub use crate::sense::{
 pub use crate::spc::{CopyRecord, CopyStep, ExtendedCopy, Target};
 pub use crate::status::Status;
 pub use crate::table::{Flags, Row, commands};
+
+/// Page codes of the VPD pages that INQUIRY serves.
+pub fn vpd_pages() -> impl Iterator<Item = u8> {
+    vpd::pages()
+}
+
+/// Page and subpage codes of the mode pages.
+pub fn mode_pages() -> impl Iterator<Item = (u8, u8)> {
+    spc::mode_pages()
+}
+
+/// Page and subpage codes of the log pages.
+pub fn log_pages() -> impl Iterator<Item = (u8, u8)> {
+    spc::log_pages()
+}

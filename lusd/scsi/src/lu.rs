@@ -120,6 +120,8 @@ pub struct LogicalUnit {
     software_write_protect: AtomicBool,
     /// D_SENSE of the Control mode page.
     descriptor_sense: AtomicBool,
+    /// TAS of the Control mode page.
+    task_aborted_status: AtomicBool,
     /// Held while a MODE SELECT is checked and applied, so that two of them do not mix.
     mode_select: Mutex<()>,
     pub(crate) attentions: AttentionLog,
@@ -148,6 +150,7 @@ impl LogicalUnit {
             read_only: AtomicBool::new(config.read_only),
             software_write_protect: AtomicBool::new(false),
             descriptor_sense: AtomicBool::new(false),
+            task_aborted_status: AtomicBool::new(false),
             mode_select: Mutex::new(()),
             attentions: AttentionLog::default(),
         })
@@ -322,6 +325,7 @@ impl LogicalUnit {
             let _turn = self.mode_select_turn();
             self.set_software_write_protect(false);
             self.set_descriptor_sense(false);
+            self.set_task_aborted_status(false);
         }
         self.raise(attention, except);
     }
@@ -363,6 +367,17 @@ impl LogicalUnit {
 
     pub(crate) fn set_descriptor_sense(&self, on: bool) {
         self.descriptor_sense.store(on, Ordering::Release);
+    }
+
+    /// Whether a task that another nexus ends is answered, with TASK ABORTED, rather than left unanswered (TAS, SPC-4). Where it is,
+    /// COMMANDS CLEARED BY ANOTHER INITIATOR is not raised (SAM-5 5.6). A reset sets it back: to be asked before
+    /// [`LogicalUnit::reset`].
+    pub fn task_aborted_status(&self) -> bool {
+        self.task_aborted_status.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_task_aborted_status(&self, on: bool) {
+        self.task_aborted_status.store(on, Ordering::Release);
     }
 
     /// Mode parameters change only while this is held.

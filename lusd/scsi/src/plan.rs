@@ -8,7 +8,7 @@ use crate::cdb::Cdb;
 use crate::lun::Lun;
 use crate::sbc::{UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
-use crate::spc::{CopyList, ExtendedCopy, ModeSelect};
+use crate::spc::{self, CopyList, ExtendedCopy, ModeSelect};
 use crate::table::{self, Flags, Handler};
 use crate::{AccessState, LogicalUnit, TargetPort};
 
@@ -69,6 +69,7 @@ pub struct Parameters(pub(crate) ParametersKind);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ParametersKind {
     ModeSelect(ModeSelect),
+    SendDiagnostic,
     Unmap(UnmapList),
     WriteSame(WriteSamePattern),
     Copy(CopyList),
@@ -89,10 +90,12 @@ impl Parameters {
     /// Checks `data_out` (at most [`Plan::transfer_out`] bytes) and does what needs no medium.
     pub fn finish(self, unit: Unit<'_>, data_out: &[u8]) -> Result<After, CheckCondition> {
         // Data-out may have taken long to arrive.
-        if unit.lu.access() != AccessState::Serving {
+        let needs_unit = self.0 != ParametersKind::SendDiagnostic;
+        if needs_unit && unit.lu.access() != AccessState::Serving {
             return Err(unit.lu.displaced(Some(unit.nexus)));
         }
         match self.0 {
+            ParametersKind::SendDiagnostic => spc::check_diagnostic_page(data_out),
             ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
             ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),
             ParametersKind::WriteSame(pattern) => pattern.finish(unit.lu, data_out),
@@ -191,6 +194,13 @@ pub(crate) struct Request<'a> {
     pub(crate) unit: Option<Unit<'a>>,
 }
 
+impl Request<'_> {
+    /// Whether it is addressed to the REPORT LUNS well-known logical unit.
+    pub(crate) fn is_to_well_known(&self) -> bool {
+        self.context.lun == Some(Lun::REPORT_LUNS)
+    }
+}
+
 /// Plans one command. `unit` is what the session has under the addressed LUN, `None` if nothing.
 ///
 /// The order of the checks: operation code, reserved bits, unit attention, access state, write protection, the
@@ -201,6 +211,7 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
     let cdb = Cdb::new(cdb);
     let row = table::find(&cdb, len);
     match unit {
+        None if context.lun == Some(Lun::REPORT_LUNS) => spc::plan_well_known(cdb, len, context),
         None => {
             // SAM-5: what an incorrect logical unit number answers.
             let Ok(row) = row else { return Err(Fault::LogicalUnitNotSupported.into()) };

@@ -72,6 +72,11 @@ impl TargetPort {
 
     /// SCSI port name: `NAME,t,0xTPGT` (RFC 7143 4.4.1).
     pub(crate) fn scsi_port_name(&self) -> String {
-        format!("{},t,0x{:04x}", self.bounded_name(), self.portal_group_tag)
+        self.scsi_port_name_of(self.portal_group_tag)
+    }
+
+    /// That of the same target's port with another portal group tag: of another daemon.
+    pub(crate) fn scsi_port_name_of(&self, portal_group_tag: u16) -> String {
+        format!("{},t,0x{portal_group_tag:04x}", self.bounded_name())
     }
 }

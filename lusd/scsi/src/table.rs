@@ -182,7 +182,7 @@ const WRITE: Flags = Flags::WRITES;
 
 /// Sorted by operation code, then service action.
 #[rustfmt::skip]
-static ROWS: [Row; 44] = [
+static ROWS: &[Row] = &[
     Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
@@ -191,6 +191,8 @@ static ROWS: [Row; 44] = [
     Row::new("MODE SELECT (6)", &[0x15, 0x10, 0, 0, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_6)),
     Row::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_6)),
     Row::new("START STOP UNIT", &[0x1b, 0x01, 0, 0, 0x05, 0], Flags::NONE, MEDIUM_S, Handler::Unit(sbc::start_stop_unit)),
+    Row::new("RECEIVE DIAGNOSTIC RESULTS", &[0x1c, 0x01, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::receive_diagnostic_results)),
+    Row::new("SEND DIAGNOSTIC", &[0x1d, 0x17, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::send_diagnostic)),
     Row::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::prevent_allow_medium_removal)),
     Row::new("READ CAPACITY (10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_10)),
     Row::new("READ (10)", &[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_10)),
@@ -201,6 +203,7 @@ static ROWS: [Row; 44] = [
     Row::new("SYNCHRONIZE CACHE (10)", &[0x35, 0x06, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_10)),
     Row::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_10)).thin_bits(0x08),
     Row::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], WRITE.and(Flags::THIN), LONG_S, Handler::Unit(sbc::unmap)),
+    Row::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::log_sense)),
     Row::new("MODE SELECT (10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_10)),
     Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)),
     Row::new("EXTENDED COPY (LID1)", &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, LONG_S, Handler::Unit(spc::extended_copy)).service_action(),
@@ -246,7 +249,7 @@ static INDEX: [u8; 256] = {
 
 /// All commands, by operation code and service action.
 pub fn commands() -> &'static [Row] {
-    &ROWS
+    ROWS
 }
 
 /// All rows of one operation code.

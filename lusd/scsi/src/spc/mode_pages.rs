@@ -12,6 +12,8 @@ pub(crate) const ALL_SUBPAGES: u8 = 0xff;
 const D_SENSE: u8 = 0x04;
 /// SWP in byte 4 of the Control page.
 const SWP: u8 = 0x08;
+/// TAS in byte 5 of the Control page.
+const TAS: u8 = 0x40;
 
 /// Header of a page in page_0 format, and of one in sub_page format.
 const PAGE_0_HEADER: usize = 2;
@@ -34,6 +36,8 @@ pub(crate) struct ModeParameters {
     pub(crate) descriptor_sense: bool,
     /// SWP: software write protect.
     pub(crate) software_write_protect: bool,
+    /// TAS: a task that another nexus ended gets status TASK ABORTED.
+    pub(crate) task_aborted_status: bool,
 }
 
 /// A mode page: its place, its length, and its bytes.
@@ -49,12 +53,27 @@ pub(crate) struct ModePage {
 }
 
 /// All pages, by page code and subpage code.
-pub(crate) static PAGES: [ModePage; 4] = [
+pub(crate) static PAGES: [ModePage; 5] = [
+    ModePage { code: 0x01, subcode: 0, len: 12, fill: error_recovery, changeable: &[] },
     ModePage { code: 0x08, subcode: 0, len: 20, fill: caching, changeable: &[] },
-    ModePage { code: 0x0a, subcode: 0, len: 12, fill: control, changeable: &[(2, D_SENSE), (4, SWP)] },
-    ModePage { code: 0x0a, subcode: 1, len: 32, fill: |_, _, _| {}, changeable: &[] },
+    ModePage {
+        code: 0x0a,
+        subcode: 0,
+        len: 12,
+        fill: control,
+        changeable: &[(2, D_SENSE), (4, SWP), (5, TAS)],
+    },
+    ModePage { code: 0x0a, subcode: 1, len: 32, fill: control_extension, changeable: &[] },
     ModePage { code: 0x1c, subcode: 0, len: 12, fill: informational_exceptions, changeable: &[] },
 ];
+
+/// Read-Write Error Recovery (SBC-3): OSDs repair what they cannot read from another copy, and move blocks that the disk
+/// cannot write, unasked. How often they try is not for hosts to say.
+fn error_recovery(page: &mut [u8], _: &LogicalUnit, _: ModeParameters) {
+    const AWRE: u8 = 0x80;
+    const ARRE: u8 = 0x40;
+    page[2] = AWRE | ARRE;
+}
 
 /// Caching (SBC-3). The read cache (RCD=0) is whatever lies below; prefetch is left to it.
 fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
@@ -66,8 +85,10 @@ fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
 
 /// Control (SPC-4).
 fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
-    // One task set for all nexuses, whose commands run in any order; no answers to aborted commands (TAS=0).
+    // One task set for all nexuses, whose commands run in any order; no log parameter is ever saved.
+    const GLTSD: u8 = 0x02;
     const UNRESTRICTED_REORDERING: u8 = 0x10;
+    page[2] = GLTSD;
     page[3] = UNRESTRICTED_REORDERING;
     if parameters.descriptor_sense {
         page[2] |= D_SENSE;
@@ -75,12 +96,28 @@ fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
     if parameters.software_write_protect {
         page[4] |= SWP;
     }
+    if parameters.task_aborted_status {
+        page[5] |= TAS;
+    }
+}
+
+/// Control Extension (SPC-4): access states change implicitly where there are target port groups.
+fn control_extension(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
+    const IALUAE: u8 = 0x01;
+    if lu.is_asymmetric() {
+        page[4] = IALUAE;
+    }
 }
 
 /// Informational Exceptions Control (SPC-4): none are reported here; the cluster's health is Ceph's to tell.
 fn informational_exceptions(page: &mut [u8], _: &LogicalUnit, _: ModeParameters) {
     const DEXCPT: u8 = 0x08;
     page[2] = DEXCPT;
+}
+
+/// The mode pages that are served, by page code and subpage code.
+pub(crate) fn pages() -> impl Iterator<Item = (u8, u8)> {
+    PAGES.iter().map(|page| (page.code, page.subcode))
 }
 
 impl ModePage {
@@ -123,6 +160,7 @@ impl ModeParameters {
         ModeParameters {
             descriptor_sense: lu.sense_format() == crate::SenseFormat::Descriptor,
             software_write_protect: lu.software_write_protect(),
+            task_aborted_status: lu.task_aborted_status(),
         }
     }
 
@@ -131,12 +169,14 @@ impl ModeParameters {
         if (page.code, page.subcode) == (0x0a, 0) {
             self.descriptor_sense = bytes[2] & D_SENSE != 0;
             self.software_write_protect = bytes[4] & SWP != 0;
+            self.task_aborted_status = bytes[5] & TAS != 0;
         }
     }
 
     pub(crate) fn apply(self, lu: &LogicalUnit) {
         lu.set_descriptor_sense(self.descriptor_sense);
         lu.set_software_write_protect(self.software_write_protect);
+        lu.set_task_aborted_status(self.task_aborted_status);
     }
 }
 

@@ -12,6 +12,11 @@ pub(crate) fn test_unit_ready(_cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckC
     Ok(Plan::done())
 }
 
+/// TEST UNIT READY of the REPORT LUNS well-known logical unit, which always is.
+pub(crate) fn test_unit_ready_of_nothing(_request: &Request<'_>) -> Result<Plan, CheckCondition> {
+    Ok(Plan::done())
+}
+
 /// The medium cannot be removed, so both are true at once; hosts send it and expect GOOD.
 pub(crate) fn prevent_allow_medium_removal(_cdb: &Cdb, _unit: Unit<'_>) -> Result<Plan, CheckCondition> {
     Ok(Plan::done())
@@ -22,6 +27,7 @@ pub(crate) fn prevent_allow_medium_removal(_cdb: &Cdb, _unit: Unit<'_>) -> Resul
 pub(crate) fn request_sense(request: &Request<'_>) -> Result<Plan, CheckCondition> {
     const DESC: u8 = 0x01;
     let check = match request.unit {
+        None if request.is_to_well_known() => CheckCondition::new(SenseCode::NO_SENSE),
         None => Fault::LogicalUnitNotSupported.into(),
         Some(unit) => unit
             .nexus

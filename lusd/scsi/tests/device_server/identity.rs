@@ -11,7 +11,7 @@ fn standard_inquiry_data() {
     let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x18, 0x10, 0x02];
     expected.extend(b"CEPH    LUS             0001");
     expected.resize(58, 0);
-    expected.extend([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0, 0x09, 0x60]);
+    expected.extend([0x00, 0xa0, 0x09, 0x60, 0x04, 0x60, 0x04, 0xc0]);
     expected.resize(96, 0);
     assert_eq!(data, expected);
     expected[5] = 0x08;
@@ -24,7 +24,8 @@ fn announced_pages_are_the_served_pages() {
     for bed in [Bed::new(), Bed::thick(), Bed::b4096()] {
         let announced = bed.data(&vpd(0));
         assert_eq!(announced[..2], [0, 0]);
-        assert_eq!(announced[4..], [0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2]);
+        assert!(vpd_pages().eq(announced[4..].iter().copied()));
+        assert_eq!(announced[4..], [0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2]);
         for page in 0..=0xff {
             match bed.plan(&vpd(page)) {
                 Ok(plan) => {
@@ -78,6 +79,39 @@ fn designators_name_unit_port_and_device() {
         (0x53, 0xa8, device_name),
     ];
     assert_eq!(designators(&bed.data(&vpd(0x83))), expected);
+}
+
+/// The ports of page 88h: relative port identifier, and name.
+fn scsi_ports(page: &[u8]) -> Vec<(u16, String)> {
+    let mut rest = &page[4..];
+    let mut found = Vec::new();
+    while let [0, 0, high, low, 0, 0, 0, 0, 0, 0, length_high, length_low, tail @ ..] = rest {
+        let (descriptors, next) = tail.split_at(usize::from(u16::from_be_bytes([*length_high, *length_low])));
+        let with_header = [&[0; 4], descriptors].concat();
+        let [(0x53, 0x98, name)] = &designators(&with_header)[..] else { panic!("{descriptors:x?}") };
+        let name = String::from_utf8(name.clone()).unwrap();
+        found.push((u16::from_be_bytes([*high, *low]), name.trim_end_matches('\0').to_owned()));
+        rest = next;
+    }
+    assert!(rest.is_empty());
+    found
+}
+
+#[test]
+fn scsi_ports_are_those_of_all_daemons() {
+    let expected = TAGS.map(|tag| (tag, format!("iqn.2026-11.io.lus:demo,t,0x{tag:04x}")));
+    assert_eq!(scsi_ports(&Bed::new().data(&vpd(0x88))), expected);
+    let mut bed = Bed::thick();
+    bed.port.portal_group_tag = bed.port.relative_target_port;
+    assert_eq!(scsi_ports(&bed.data(&vpd(0x88))), expected[..1], "without port groups: its own");
+    // As many as the page has room for.
+    let mut bed = Bed::new();
+    bed.port.target_name = "x".repeat(TARGET_NAME_BYTES_MAX);
+    let groups: Vec<_> = (1..=1000).map(|tag| PortGroup { tag, up: true }).collect();
+    bed.lu.set_port_groups(PortGroups::new(groups.into(), 1, Some(1)));
+    let page = bed.data(&cdb_inquiry(1, 0x88, 0xffff));
+    let ports = scsi_ports(&page[..4 + usize::from(u16::from_be_bytes([page[2], page[3]]))]);
+    assert_eq!((ports.len(), ports[259].0), (260, 260));
 }
 
 #[test]

@@ -5,11 +5,12 @@ use lusd_scsi::*;
 use crate::bed::*;
 
 const CACHING: [u8; 20] = [0x08, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const CONTROL: [u8; 12] = [0x0a, 10, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+const ERROR_RECOVERY: [u8; 12] = [0x01, 10, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const CONTROL: [u8; 12] = [0x0a, 10, 0x02, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1c, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn control_extension() -> Vec<u8> {
-    let mut page = vec![0x4a, 0x01, 0, 28];
+    let mut page = vec![0x4a, 0x01, 0, 28, 0x01];
     page.resize(32, 0);
     page
 }
@@ -33,26 +34,33 @@ fn pages(bed: &Bed, page_control: u8, page: u8, subpage: u8) -> Vec<u8> {
 fn each_page_alone_and_all_together() {
     let bed = Bed::new();
     let extension = control_extension();
+    assert_eq!(pages(&bed, 0, 0x01, 0), ERROR_RECOVERY);
     assert_eq!(pages(&bed, 0, 0x08, 0), CACHING);
     assert_eq!(pages(&bed, 0, 0x0a, 0), CONTROL);
     assert_eq!(pages(&bed, 0, 0x0a, 1), extension);
     assert_eq!(pages(&bed, 0, 0x1c, 0), EXCEPTIONS);
     assert_eq!(pages(&bed, 0, 0x0a, 0xff), [&CONTROL[..], &extension].concat());
     assert_eq!(pages(&bed, 0, 0x08, 0xff), CACHING);
-    assert_eq!(pages(&bed, 0, 0x3f, 0), [&CACHING[..], &CONTROL, &EXCEPTIONS].concat());
-    let all = [&CACHING[..], &CONTROL, &extension, &EXCEPTIONS].concat();
+    assert_eq!(pages(&bed, 0, 0x3f, 0), [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &EXCEPTIONS].concat());
+    let all = [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &extension, &EXCEPTIONS].concat();
     assert_eq!(pages(&bed, 0, 0x3f, 0xff), all);
     assert_eq!(bed.data(&sense_10(0x08, 0x3f, 0xff))[8..], all);
+    let mut not_asymmetric = extension;
+    not_asymmetric[4] = 0;
+    assert_eq!(pages(&Bed::thick(), 0, 0x0a, 1), not_asymmetric, "IALUAE goes with target port groups");
+    // What is told of is what is served.
+    let served: Vec<_> = mode_pages().collect();
+    assert_eq!(served, [(0x01, 0), (0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0)]);
 }
 
 #[test]
 fn pages_that_do_not_exist_are_refused() {
     let bed = Bed::new();
-    for page in (0..0x3f).filter(|page| ![0x08, 0x0a, 0x1c].contains(page)) {
+    for page in (0..0x3f).filter(|page| ![0x01, 0x08, 0x0a, 0x1c].contains(page)) {
         assert_eq!(bed.error(&sense_6(false, 0, page, 0)), in_cdb(2, 5), "{page:02x}");
         assert_eq!(bed.error(&sense_10(0, page, 0xff)), in_cdb(2, 5), "{page:02x}");
     }
-    for (page, subpage) in [(0x0a, 2), (0x08, 1), (0x1c, 1), (0x3f, 2), (0x3f, 0xfe)] {
+    for (page, subpage) in [(0x01, 1), (0x0a, 2), (0x08, 1), (0x1c, 1), (0x3f, 2), (0x3f, 0xfe)] {
         assert_eq!(bed.error(&sense_6(false, 0, page, subpage)), in_cdb(3, None));
         assert_eq!(bed.error(&sense_10(0, page, subpage)), in_cdb(3, None));
     }
@@ -67,13 +75,21 @@ fn page_controls() {
     assert_eq!(pages(&bed, 2, 0x08, 0), caching, "WCE by default");
     assert_eq!(pages(&bed, 1, 0x08, 0), CACHING, "WCE cannot be changed");
     let mut changeable = [0; 12];
-    changeable[..5].copy_from_slice(&[0x0a, 10, 0x04, 0, 0x08]);
-    assert_eq!(pages(&bed, 1, 0x0a, 0), changeable, "D_SENSE and SWP");
-    assert_eq!(pages(&bed, 1, 0x0a, 1), control_extension());
+    changeable[..6].copy_from_slice(&[0x0a, 10, 0x04, 0, 0x08, 0x40]);
+    assert_eq!(pages(&bed, 1, 0x0a, 0), changeable, "D_SENSE, SWP and TAS");
+    let mut nothing = control_extension();
+    nothing[4] = 0;
+    assert_eq!(pages(&bed, 1, 0x0a, 1), nothing);
     let saved = fault(Fault::SavingParametersNotSupported);
     assert_eq!(bed.error(&sense_6(false, 3, 0x3f, 0)), saved);
     assert_eq!(bed.error(&sense_10(0, 3 << 6 | 0x0a, 0)), saved);
     assert_eq!(bed.error(&sense_6(false, 3, 0x02, 0)), in_cdb(2, 5), "an unknown page is unknown first");
+    for page_control in 0..3 {
+        assert_eq!(
+            bed.data(&sense_10(0x08, page_control << 6 | 0x3f, 0xff))[8..],
+            pages(&bed, page_control, 0x3f, 0xff)
+        );
+    }
 }
 
 #[test]
@@ -110,7 +126,7 @@ fn select_10(bed: &Bed, list: &[u8]) -> Result<After, CheckCondition> {
 
 fn control(d_sense: bool, swp: bool) -> Vec<u8> {
     let mut page = CONTROL.to_vec();
-    page[2] = u8::from(d_sense) << 2;
+    page[2] |= u8::from(d_sense) << 2;
     page[4] = u8::from(swp) << 3;
     page
 }
@@ -145,6 +161,19 @@ fn swp_protects_the_unit() {
 }
 
 #[test]
+fn tas_has_ended_tasks_answered() {
+    let bed = Bed::new();
+    assert!(!bed.lu.task_aborted_status());
+    let mut page = CONTROL;
+    page[5] = 0x40;
+    select_6(&bed, &list_6(&[&page])).unwrap();
+    assert!(bed.lu.task_aborted_status());
+    assert_eq!(pages(&bed, 0, 0x0a, 0), page);
+    bed.lu.reset(UnitAttention::DeviceReset, None);
+    assert!(!bed.lu.task_aborted_status());
+}
+
+#[test]
 fn what_was_sensed_can_be_sent_back() {
     let bed = Bed::new();
     for cdb in [sense_6(false, 0, 0x3f, 0xff), sense_6(true, 0, 0x3f, 0), sense_6(false, 2, 0x0a, 1)] {
@@ -170,7 +199,7 @@ fn page_format_and_saving() {
 fn every_bit_that_cannot_be_changed_is_refused_with_its_place() {
     let bed = Bed::new();
     let extension = control_extension();
-    for page in [&CACHING[..], &CONTROL, &extension, &EXCEPTIONS] {
+    for page in [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &extension, &EXCEPTIONS] {
         let header = if page[0] & 0x40 == 0 { 2 } else { 4 };
         let code = (page[0] & 0x3f, if header == 4 { page[1] } else { 0 });
         let changeable = pages(&bed, 1, code.0, code.1);

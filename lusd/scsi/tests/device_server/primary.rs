@@ -52,12 +52,21 @@ fn every_reply_is_cut_to_its_allocation_length() {
         cdb
     };
     type Case<'a> = (&'a str, u32, Box<dyn Fn(u32) -> [u8; 16]>);
+    let diagnostic = |len: u32| {
+        let mut cdb = cdb6(0x1c, 1 << 16, 0);
+        cdb[3..5].copy_from_slice(&(len as u16).to_be_bytes());
+        cdb
+    };
+    let log_sense = move |page: u32, len| with_u16(cdb10(0x4d, 0, page << 16, 0), 7, len);
     let mut cases: Vec<Case<'_>> = vec![
         ("standard INQUIRY", 0xffff, Box::new(|len| cdb_inquiry(0, 0, len as u16))),
         ("REQUEST SENSE", 0xff, Box::new(move |len| with_u8(cdb6(0x03, 0, 0), 4, len))),
         ("REQUEST SENSE, DESC", 0xff, Box::new(move |len| with_u8(cdb6(0x03, 1 << 16, 0), 4, len))),
         ("MODE SENSE (6)", 0xff, Box::new(move |len| with_u8(cdb6(0x1a, 0x3fff, 0), 4, len))),
         ("MODE SENSE (10)", 0xffff, Box::new(move |len| with_u16(cdb10(0x5a, 0x10, 0x3fff_0000, 0), 7, len))),
+        ("RECEIVE DIAGNOSTIC RESULTS", 0xffff, Box::new(diagnostic)),
+        ("LOG SENSE, the list", 0xffff, Box::new(move |len| log_sense(0x00ff, len))),
+        ("LOG SENSE", 0xffff, Box::new(move |len| log_sense(0x6f00, len))),
         ("READ CAPACITY (16)", u32::MAX, Box::new(read_capacity_16)),
         ("GET LBA STATUS", u32::MAX, Box::new(|n| cdb16(0x9e, 0x12, 0, n))),
         ("REPORT LUNS", u32::MAX, Box::new(|len| report_luns(0, len))),
@@ -66,7 +75,7 @@ fn every_reply_is_cut_to_its_allocation_length() {
         ("target port groups, extended", u32::MAX, Box::new(move |len| port_groups(0x20, len))),
         ("one operation code", u32::MAX, Box::new(move |len| opcodes(0x81, len))),
     ];
-    for page in [0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2] {
+    for page in vpd_pages() {
         cases.push(("VPD", 0xffff, Box::new(move |len| cdb_inquiry(1, page, len as u16))));
     }
     for (name, most, cdb) in cases {
@@ -133,15 +142,27 @@ fn report_luns_lists_what_the_session_sees() {
     all.extend([0; 8]);
     all.extend([0, 3, 0, 0, 0, 0, 0, 0]);
     all.extend([0x41, 0x2c, 0, 0, 0, 0, 0, 0]);
-    for select in [0x00, 0x02, 0x11] {
+    for select in [0x00, 0x11] {
         assert_eq!(bed.data(&report_luns(select, 4096)), all, "{select:02x}");
     }
-    for select in [0x01, 0x10, 0x12] {
+    let well_known = [0xc1, 1, 0, 0, 0, 0, 0, 0];
+    assert_eq!(bed.data(&report_luns(1, 4096)), [&[0, 0, 0, 8, 0, 0, 0, 0], &well_known[..]].concat());
+    let mut with_well_known = [&all[..], &well_known].concat();
+    with_well_known[3] = 32;
+    assert_eq!(bed.data(&report_luns(2, 4096)), with_well_known);
+    for select in [0x10, 0x12] {
         assert_eq!(bed.data(&report_luns(select, 4096)), [0; 8], "{select:02x}");
     }
     for select in [0x03, 0x0f, 0x13, 0xf8, 0xff] {
         assert_eq!(bed.error(&report_luns(select, 4096)), in_cdb(2, None));
     }
+    // Conglomerates are asked for at LUN 0 or the well-known one; what is in one, anywhere.
+    let at_three =
+        |select| plan(&report_luns(select, 4096), &bed.context(Lun::new(3)), Some(bed.unit())).map(data);
+    for select in [0x10, 0x11] {
+        assert_eq!(at_three(select), Err(in_cdb(2, None)));
+    }
+    assert_eq!((at_three(0x00), at_three(0x12)), (Ok(all.clone()), Ok(vec![0; 8])));
     // At LUN 0 without a logical unit too, elsewhere not.
     assert_eq!(data(bed.plan_absent(Some(Lun::ZERO), &report_luns(0, 4096)).unwrap()), all);
     for lun in [Lun::new(5), None] {
@@ -194,8 +215,15 @@ fn what_is_answered_in_each_access_state() {
         "REPORT SUPPORTED OPERATION CODES",
         "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
     ];
-    const STANDBY: [&str; 4] =
-        ["MODE SENSE (6)", "MODE SENSE (10)", "READ CAPACITY (10)", "READ CAPACITY (16)"];
+    const STANDBY: [&str; 7] = [
+        "MODE SENSE (6)",
+        "MODE SENSE (10)",
+        "LOG SENSE",
+        "RECEIVE DIAGNOSTIC RESULTS",
+        "SEND DIAGNOSTIC",
+        "READ CAPACITY (10)",
+        "READ CAPACITY (16)",
+    ];
     let bed = Bed::new();
     for (state, ascq) in STATES {
         bed.lu.set_access(state);
