@@ -5,6 +5,7 @@ use lusd_ceph::{CompletionQueue, Errno, Image};
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
+use super::errnos;
 use super::ram::RamStore;
 
 /// One primitive operation on a backend. Offsets and lengths in bytes, whole blocks, inside the capacity.
@@ -32,6 +33,8 @@ pub enum BackendError {
     Unknown,
     /// The pool is full or over its quota.
     NoSpace,
+    /// Not now. The host sends the command again, whole: whatever of it was done is done once more.
+    Busy,
     /// The range is past the end of the image as it is now.
     OutOfRange,
     /// The image is gone, or this client may not touch it.
@@ -41,16 +44,9 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// The one place where librbd's errors get their meaning.
+    /// By the table of [`errnos`].
     pub fn from_errno(errno: Errno) -> Self {
-        match errno {
-            Errno::ESHUTDOWN | Errno::EROFS | Errno::ENOTCONN => Self::Lost,
-            Errno::ETIMEDOUT => Self::Unknown,
-            Errno::ENOSPC | Errno::EDQUOT => Self::NoSpace,
-            Errno::ENOENT | Errno::EPERM | Errno::EACCES => Self::Refused,
-            Errno::EINVAL | Errno::ERANGE => Self::OutOfRange,
-            _ => Self::Medium,
-        }
+        errnos::meaning(errno)
     }
 }
 

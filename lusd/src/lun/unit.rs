@@ -1,6 +1,6 @@
 //! A logical unit as this daemon knows it: what SCSI says of it, its gate, and its backend while this daemon owns it.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,10 @@ pub struct Unit {
     /// What every block operation passes twice.
     pub gate: Gate,
     backend: ArcSwapOption<Backend>,
-    /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are not answered.
+    /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are ended.
     reset_generation: AtomicU64,
+    /// TAS, as it was when the generation was raised last.
+    ended_tasks_are_answered: AtomicBool,
     /// The highest epoch of which an operation was lost or has an outcome that is not known, whether the gate was open or shut.
     lost_epoch: AtomicU64,
     lost: Notify,
@@ -53,6 +55,7 @@ impl Unit {
             gate: Gate::new(shards),
             backend: ArcSwapOption::empty(),
             reset_generation: AtomicU64::new(0),
+            ended_tasks_are_answered: AtomicBool::new(false),
             lost_epoch: AtomicU64::new(0),
             lost: Notify::new(),
             looks: Looks::default(),
@@ -167,9 +170,15 @@ impl Unit {
         self.reset_generation.load(SeqCst)
     }
 
-    /// Ends every task of the unit without an answer, as far as their nexus is not told otherwise.
+    /// Ends every task of the unit. To be called before a reset of the mode parameters: it looks at TAS.
     pub fn raise_reset_generation(&self) -> u64 {
+        self.ended_tasks_are_answered.store(self.scsi.task_aborted_status(), SeqCst);
         self.reset_generation.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Whether a task of an earlier generation is answered, with TASK ABORTED, where another nexus than its own ended it.
+    pub fn answers_ended_tasks(&self) -> bool {
+        self.ended_tasks_are_answered.load(SeqCst)
     }
 }
 

@@ -171,7 +171,7 @@ pub enum Outcome {
     Miscompare(u64),
     /// The LU was lost meanwhile: no answer; the session is to be reset.
     Revoked,
-    /// A task management function of another nexus ended the task: no answer.
+    /// A task management function of another nexus ended the task: no answer, or TASK ABORTED.
     Aborted,
     /// Nothing was changed, and it is too old to be: BUSY.
     Late,
@@ -559,12 +559,13 @@ impl From<Failure> for Outcome {
 /// Of two errors, the one that forbids more.
 fn worse(a: Option<BackendError>, b: BackendError) -> Option<BackendError> {
     let rank = |err: BackendError| match err {
-        BackendError::Lost => 5,
-        BackendError::Unknown => 4,
-        BackendError::Medium => 3,
-        BackendError::NoSpace => 2,
-        BackendError::OutOfRange => 1,
-        BackendError::Refused => 0,
+        BackendError::Lost => 6,
+        BackendError::Unknown => 5,
+        BackendError::Medium => 4,
+        BackendError::NoSpace => 3,
+        BackendError::OutOfRange => 2,
+        BackendError::Refused => 1,
+        BackendError::Busy => 0,
     };
     Some(match a {
         Some(a) if rank(a) >= rank(b) => a,

@@ -24,10 +24,19 @@ pub(super) fn good(proto: &mut Proto, tag: TaskTag, data_in: Bytes, transfer_len
     proto.respond(tag, Response { status: Status::Good as u8, sense: &[], data_in, transfer_length });
 }
 
-/// With a status that has the initiator send the command again: nothing of it was begun.
+/// With a status that has the initiator send the command again.
 pub(super) fn put_off(proto: &mut Proto, tag: TaskTag, status: Status, transfer_length: u64) {
     let (status, data_in) = (status as u8, Bytes::new());
     proto.respond(tag, Response { status, sense: &[], data_in, transfer_length });
+}
+
+/// Of a task that another nexus has ended: TASK ABORTED where TAS asks for it, else there is no answer (SAM-5 5.6).
+pub(super) fn end(proto: &mut Proto, tag: TaskTag, unit: &Unit, transfer_length: u64) {
+    if unit.answers_ended_tasks() {
+        put_off(proto, tag, Status::TaskAborted, transfer_length);
+    } else {
+        proto.abandon(tag);
+    }
 }
 
 pub(super) fn refuse(
@@ -47,7 +56,7 @@ pub(super) fn refuse(
 pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, outcome: Outcome) {
     let error = match outcome {
         Outcome::Done(Ok(data)) => return good(proto, tag, data, reply.transfer_length),
-        Outcome::Aborted => return proto.abandon(tag),
+        Outcome::Aborted => return end(proto, tag, unit, reply.transfer_length),
         Outcome::Late => {
             debug!(lu = %unit.name, "held off for too long: BUSY");
             return put_off(proto, tag, Status::Busy, reply.transfer_length);
@@ -74,12 +83,43 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
 fn scsi_error(error: BackendError, writes: bool) -> lusd_scsi::BackendError {
     match (error, writes) {
         (BackendError::NoSpace, _) => lusd_scsi::BackendError::NoSpace,
+        (BackendError::Busy, _) => lusd_scsi::BackendError::Busy,
         (BackendError::OutOfRange, _) => lusd_scsi::BackendError::OutOfRange,
         (BackendError::Medium, true) => lusd_scsi::BackendError::MediumWrite,
         (BackendError::Medium, false) => lusd_scsi::BackendError::MediumRead,
         (BackendError::Refused, _) => lusd_scsi::BackendError::Internal,
         (BackendError::Lost | BackendError::Unknown, _) => {
             unreachable!("a lost logical unit revokes its operations")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lusd_scsi::{BlockSize, Fault};
+
+    use super::*;
+    use crate::lun::errnos;
+
+    /// What a host gets for each row of the table of error numbers; `None`: its session is reset, nothing is told.
+    #[test]
+    fn each_error_number_has_its_answer() {
+        let check = |fault: Fault| (Status::CheckCondition, Some(fault.code()));
+        for row in &errnos::ROWS {
+            for writes in [false, true] {
+                let expected = match row.meaning {
+                    BackendError::Lost | BackendError::Unknown => None,
+                    BackendError::NoSpace => Some(check(Fault::SpaceAllocationFailed)),
+                    BackendError::Busy => Some((Status::Busy, None)),
+                    BackendError::OutOfRange => Some(check(Fault::LbaOutOfRange)),
+                    BackendError::Refused => Some(check(Fault::InternalTargetFailure)),
+                    BackendError::Medium if writes => Some(check(Fault::Write)),
+                    BackendError::Medium => Some(check(Fault::UnrecoveredRead)),
+                };
+                let Some(expected) = expected else { continue };
+                let (status, sense) = scsi_error(row.meaning, writes).answer(BlockSize::B512, 0);
+                assert_eq!((status, sense.map(|check| check.code)), expected, "{:?}", row.errno);
+            }
         }
     }
 }

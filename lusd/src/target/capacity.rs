@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lusd_iscsi::{DataOut, ScsiCommand, TaskTag};
 use lusd_scsi::{Context, Lun, Step};
 
-use super::answer::{good, refuse};
+use super::answer::{end, good, refuse};
 use super::session::{Carrier, Session, Task};
 use crate::lun::job::Entry;
 use crate::lun::unit::Unit;
@@ -68,7 +68,7 @@ impl Session {
             let tag = *tag;
             let Some(Task::Asking(asking)) = self.take(tag) else { unreachable!("looked at above") };
             if asking.entry.is_ended(&asking.unit) {
-                cx.proto.abandon(tag);
+                end(cx.proto, tag, &asking.unit, 0);
             } else {
                 self.tell_capacity(tag, &asking.command, cx);
             }

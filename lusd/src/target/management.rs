@@ -53,13 +53,15 @@ impl Session {
                 let resets = Rc::new(Cell::new(0));
                 match request.function {
                     TmfFunction::LogicalUnitReset => {
-                        unit.scsi.reset(UnitAttention::DeviceReset, None);
                         reset(&unit, &resets, cx);
+                        unit.scsi.reset(UnitAttention::DeviceReset, None);
                     }
                     TmfFunction::ClearTaskSet => {
-                        let own = lun.and_then(|lun| self.luns.0.get(&lun)).map(|slot| &slot.nexus);
-                        unit.scsi.raise(UnitAttention::CommandsCleared, own);
                         reset(&unit, &resets, cx);
+                        if !unit.answers_ended_tasks() {
+                            let own = lun.and_then(|lun| self.luns.0.get(&lun)).map(|slot| &slot.nexus);
+                            unit.scsi.raise(UnitAttention::CommandsCleared, own);
+                        }
                     }
                     _ => {}
                 }
@@ -69,8 +71,8 @@ impl Session {
             TmfFunction::TargetWarmReset => {
                 let resets = Rc::new(Cell::new(0));
                 for slot in self.luns.0.values() {
-                    slot.unit.scsi.reset(UnitAttention::BusReset, None);
                     reset(&slot.unit, &resets, cx);
+                    slot.unit.scsi.reset(UnitAttention::BusReset, None);
                 }
                 let tasks = self.end_tasks(|_| true, cx.proto);
                 self.pend(request, tasks, resets, cx.proto);

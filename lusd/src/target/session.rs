@@ -23,7 +23,7 @@ use lusd_scsi::{
 };
 use tracing::{debug, warn};
 
-use super::answer::{Reply, answer, good, put_off, refuse};
+use super::answer::{Reply, answer, end, good, put_off, refuse};
 use super::capacity::Asking;
 use super::management::Management;
 use crate::lun::copy::PIECE_BYTES;
@@ -220,7 +220,7 @@ impl Session {
                     unreachable!("looked at above")
                 };
                 if entry.is_ended(&unit) {
-                    cx.proto.abandon(tag);
+                    end(cx.proto, tag, &unit, reply.transfer_length);
                 } else {
                     self.start(tag, unit, work, charge, reply, entry, cx);
                 }
@@ -380,7 +380,9 @@ impl Session {
                     self.set(tag, Task::Collecting { lun, unit, plan, charge, missing: 0, proves, entry });
                     cx.proto.solicit(tag);
                 }
-                Some(Task::Hungry { unit, entry, .. }) if entry.is_ended(&unit) => cx.proto.abandon(tag),
+                Some(Task::Hungry { unit, plan, entry, .. }) if entry.is_ended(&unit) => {
+                    end(cx.proto, tag, &unit, plan.transfer_in);
+                }
                 Some(Task::Hungry { lun, unit, plan, entry, .. }) => {
                     self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), entry, cx);
                 }
@@ -392,7 +394,9 @@ impl Session {
     /// All data-out of a task is there.
     pub fn data_out(&mut self, tag: TaskTag, data: BytesMut, cx: &mut Carrier<'_>) {
         match self.take(tag) {
-            Some(Task::Collecting { unit, entry, .. }) if entry.is_ended(&unit) => cx.proto.abandon(tag),
+            Some(Task::Collecting { unit, plan, entry, .. }) if entry.is_ended(&unit) => {
+                end(cx.proto, tag, &unit, plan.transfer_out);
+            }
             Some(Task::Collecting { lun, unit, plan, charge, proves, entry, .. }) => {
                 let alive = if proves { cx.since } else { entry.alive };
                 let entry = Entry { alive, ..entry };

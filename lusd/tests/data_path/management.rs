@@ -177,6 +177,66 @@ fn clear_task_set_tells_the_others() {
     gateway.memory_is_back();
 }
 
+/// MODE SELECT (6) of the Control page with TAS, by a host that hears nothing of it; the others are told.
+fn set_tas(host: &mut Initiator, others: &mut [&mut Initiator]) {
+    let mut list = [0; 16];
+    list[4..10].copy_from_slice(&[0x0a, 10, 0x02, 0x10, 0, 0x40]);
+    let select = Command { data: list.to_vec(), ..Command::new(&[0x15, 0x10, 0, 0, 16, 0]) };
+    host.run(&select.all_immediate()).good();
+    for other in others {
+        assert_eq!(other.fails(&Command::test_unit_ready()), (6, 0x2a, 0x01), "mode parameters changed");
+    }
+}
+
+const TASK_ABORTED: u8 = 0x40;
+
+#[test]
+fn with_tas_the_tasks_of_others_are_answered() {
+    for function in [tmf::CLEAR_TASK_SET, tmf::LOGICAL_UNIT_RESET, tmf::TARGET_WARM_RESET] {
+        let (gateway, unit) = Gateway::with_ram(limits(), 2);
+        let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+        set_tas(&mut host, &mut [&mut other]);
+        let theirs = half_written(&mut other, 0, 100);
+        let barrier = hold(&gateway, &unit);
+        host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+        let parked = other.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+        let reading = other.submit(&Command::read(0, 8));
+        host.quiet();
+        other.quiet();
+        let tag = host.submit_tmf(function, 0, u32::MAX);
+        host.stays_quiet();
+        release(&gateway, barrier);
+        assert_eq!(host.tmf_answer(tag), COMPLETE);
+        for task in [parked, reading] {
+            let answer = other.answer(task);
+            assert_eq!(
+                (answer.status, &answer.sense[..], &answer.data[..]),
+                (TASK_ABORTED, &[][..], &[][..])
+            );
+        }
+        // Its data is asked for already; its answer follows.
+        other.answer_r2t(&theirs);
+        assert_eq!(other.answer(theirs.tag()).status, TASK_ABORTED);
+        host.quiet();
+        // What a reset is told by is told all the same; COMMANDS CLEARED is not, for the answers have said it (SAM-5 5.6).
+        match function {
+            tmf::CLEAR_TASK_SET => drop(other.run(&Command::test_unit_ready()).good()),
+            tmf::LOGICAL_UNIT_RESET => {
+                assert_eq!(other.fails(&Command::test_unit_ready()), (6, 0x29, 0x03));
+                assert_eq!(host.fails(&Command::test_unit_ready()), (6, 0x29, 0x03));
+            }
+            _ => {
+                assert_eq!(other.fails(&Command::test_unit_ready()), (6, 0x29, 0x02));
+                assert_eq!(host.fails(&Command::test_unit_ready()), (6, 0x29, 0x02));
+            }
+        }
+        for lba in [0, 8, 100] {
+            untouched(&mut host, lba);
+        }
+        gateway.memory_is_back();
+    }
+}
+
 #[test]
 fn abort_task_set_ends_the_tasks_of_its_own_session_on_its_unit() {
     let (gateway, unit) = Gateway::with_ram(limits(), 2);
