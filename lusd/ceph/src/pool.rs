@@ -88,6 +88,11 @@ impl Pool {
             // SAFETY: a live ioctx that nobody else has yet.
             let id = unsafe {
                 sys::rados_ioctx_set_namespace(io, c_namespace.as_ptr());
+                if cluster.inner.for_images() {
+                    // In a full pool what needs more space fails with ENOSPC or EDQUOT. Otherwise librados would hold all that
+                    // writes until there is space, without a word.
+                    sys::rados_set_pool_full_try(io);
+                }
                 sys::rados_ioctx_get_id(io)
             };
             Ok(Pool { inner: Arc::new(Inner { io, id, name, namespace, cluster }) })

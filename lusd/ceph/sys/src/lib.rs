@@ -57,6 +57,7 @@ unsafe extern "C" {
         pc: *mut rados_completion_t,
     ) -> c_int;
     pub fn rados_aio_get_version(c: rados_completion_t) -> u64;
+    pub fn rados_set_pool_full_try(io: rados_ioctx_t);
     pub fn rados_aio_notify(
         io: rados_ioctx_t,
         o: *const c_char,
