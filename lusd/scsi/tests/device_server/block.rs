@@ -5,8 +5,6 @@ use lusd_scsi::*;
 use crate::bed::*;
 
 const LAST: u64 = BLOCKS - 1;
-/// 8 MiB.
-const TRANSFER_MAX: u64 = MAX_TRANSFER_BYTES / 512;
 
 fn range(lba: u64, blocks: u64) -> Range {
     Range { offset: lba * 512, len: blocks * 512 }
@@ -43,20 +41,22 @@ fn length_at(name: &str) -> u16 {
 
 #[test]
 fn ranges_are_checked_against_the_capacity() {
-    let bed = Bed::new();
-    for (name, cdb, _, writes) in TRANSFERS {
-        for (lba, blocks) in [(0, 1), (1, 8), (LAST, 1), (LAST - 1, 2)] {
-            let (op, transfer_out, transfer_in) = bed.op(&cdb(lba, blocks));
-            assert_eq!(op.ranges(), [range(lba, blocks)], "{name}");
-            assert_eq!(op.modifies(), writes, "{name}");
-            let moved = if name.starts_with("VERIFY") { 0 } else { blocks * 512 };
-            assert_eq!(transfer_out, if writes { moved } else { 0 }, "{name}");
-            assert_eq!(transfer_in, if writes { 0 } else { moved }, "{name}");
+    for (bed, bytes) in [(Bed::new(), 512), (Bed::b4096(), 4096)] {
+        let end = bed.lu.blocks();
+        for (name, cdb, _, writes) in TRANSFERS {
+            for (lba, blocks) in [(0, 1), (1, 8), (end - 1, 1), (end - 2, 2)] {
+                let (op, transfer_out, transfer_in) = bed.op(&cdb(lba, blocks));
+                assert_eq!(op.ranges(), [Range { offset: lba * bytes, len: blocks * bytes }], "{name}");
+                assert_eq!(op.modifies(), writes, "{name}");
+                let moved = if name.starts_with("VERIFY") { 0 } else { blocks * bytes };
+                assert_eq!(transfer_out, if writes { moved } else { 0 }, "{name}");
+                assert_eq!(transfer_in, if writes { 0 } else { moved }, "{name}");
+            }
+            // What is out of range is told by the first LBA that does not exist.
+            assert_eq!(bed.error(&cdb(end, 1)), CheckCondition::lba_out_of_range(end), "{name}");
+            assert_eq!(bed.error(&cdb(end - 1, 2)), CheckCondition::lba_out_of_range(end), "{name}");
+            assert_eq!(bed.error(&cdb(end + 9, 1)), CheckCondition::lba_out_of_range(end + 9), "{name}");
         }
-        // What is out of range is told by the first LBA that does not exist.
-        assert_eq!(bed.error(&cdb(BLOCKS, 1)), CheckCondition::lba_out_of_range(BLOCKS), "{name}");
-        assert_eq!(bed.error(&cdb(LAST, 2)), CheckCondition::lba_out_of_range(BLOCKS), "{name}");
-        assert_eq!(bed.error(&cdb(BLOCKS + 9, 1)), CheckCondition::lba_out_of_range(BLOCKS + 9), "{name}");
     }
 }
 
@@ -90,11 +90,13 @@ fn lbas_use_all_their_bits() {
 
 #[test]
 fn transfers_beyond_the_announced_maximum_are_refused() {
-    let bed = Bed::new();
-    for (name, cdb, room, _) in TRANSFERS {
-        if TRANSFER_MAX < room {
-            assert!(bed.plan(&cdb(0, TRANSFER_MAX)).is_ok(), "{name}");
-            assert_eq!(bed.error(&cdb(0, TRANSFER_MAX + 1)), in_cdb(length_at(name), None), "{name}");
+    for (bed, bytes) in [(Bed::new(), 512), (Bed::b4096(), 4096)] {
+        let most = MAX_TRANSFER_BYTES / bytes;
+        for (name, cdb, room, _) in TRANSFERS {
+            if most < room {
+                assert!(bed.plan(&cdb(0, most)).is_ok(), "{name}");
+                assert_eq!(bed.error(&cdb(0, most + 1)), in_cdb(length_at(name), None), "{name}");
+            }
         }
     }
 }
@@ -108,6 +110,18 @@ fn blocks_of_4096_bytes() {
     let end = BLOCKS / 8;
     assert_eq!(bed.error(&cdb10(0x28, 0, end as u32, 1)), CheckCondition::lba_out_of_range(end));
     assert_eq!(bed.plan(&cdb16(0x93, 0, 0, 1)).unwrap().transfer_out, 4096);
+    let zeroes = bed.finish(&cdb16(0x93, 0, 5, 3), &[0; 4096]);
+    let range = Range { offset: 5 << 12, len: 3 << 12 };
+    assert_eq!(zeroes, Ok(After::Block(BlockOp::WriteZeroes { range, may_unmap: true })));
+    assert_eq!(bed.finish(&cdb16(0x93, 0, 5, 3), &[1; 4096]), Ok(After::Block(BlockOp::WriteSame(range))));
+    let unmapped = send_unmap(&bed, &unmap_list(&[(5, 3)]));
+    assert_eq!(unmapped, Ok(After::Block(BlockOp::Unmap([range].into_iter().collect()))));
+    let (compare, moved, _) = bed.op(&cdb10(0x2f, 0b110, 5, 3));
+    assert_eq!((compare.ranges(), moved), (&[range][..], 4096));
+    // A write that ends inside a block is refused, though it is whole blocks of 512 bytes.
+    let mut plan = bed.plan(&cdb10(0x2a, 0, 0, 2)).unwrap();
+    let inside = plan.limit_data_out(&bed.lu, 4096 + 512);
+    assert_eq!(inside, Err(fault(Fault::InvalidFieldInInformationUnit)));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod atomic;
 mod attention;
 mod bed;
 mod block;
+mod conformance;
 mod copy;
 mod identity;
 mod logs;

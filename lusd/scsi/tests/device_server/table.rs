@@ -54,7 +54,7 @@ fn rows_are_sorted_unique_and_as_long_as_their_group_says() {
 
 #[test]
 fn every_command_is_accepted() {
-    for bed in [Bed::new(), Bed::thick()] {
+    for bed in [Bed::new(), Bed::thick(), Bed::b4096()] {
         for row in rows(&bed) {
             let plan = bed.plan(&accepted(row));
             assert!(plan.is_ok(), "{}: {plan:?}", row.name);
@@ -64,7 +64,7 @@ fn every_command_is_accepted() {
 
 #[test]
 fn each_reserved_bit_is_refused_with_its_place() {
-    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
+    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false), (Bed::b4096(), true)] {
         for row in rows(&bed) {
             for (byte, usage) in usage(row, thin).into_iter().enumerate().skip(1) {
                 let service_action = if byte == 1 && row.has_service_action { 0x1f } else { 0 };
@@ -113,7 +113,7 @@ fn report(options: u8, opcode: u8, service_action: u16, allocation_length: u32) 
 
 #[test]
 fn the_list_of_all_commands_is_what_plan_knows() {
-    for bed in [Bed::new(), Bed::thick()] {
+    for bed in [Bed::new(), Bed::thick(), Bed::b4096()] {
         let data = bed.data(&report(0, 0, 0, 0xffff));
         assert_eq!(data[..4], ((data.len() - 4) as u32).to_be_bytes());
         let listed: Vec<_> = data[4..]
@@ -149,7 +149,7 @@ fn the_list_of_all_commands_is_what_plan_knows() {
 
 #[test]
 fn one_command_reports_its_usage() {
-    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false)] {
+    for (bed, thin) in [(Bed::new(), true), (Bed::thick(), false), (Bed::b4096(), true)] {
         for row in rows(&bed) {
             let (opcode, action) = (row.opcode(), u16::from(row.service_action_code()));
             let mut expected = vec![0, 3, 0, row.usage.len() as u8];
