@@ -25,6 +25,7 @@ TOOLS_TESTS = ROOT / "tools" / "lib" / "test_tools.py"
 WORK = ROOT / "target" / "check"
 QA_CHECKS = ROOT / "qa" / "checks"
 QA_TESTS = ROOT / "qa" / "tests"
+FUZZ = ROOT / "qa" / "fuzz"
 # Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
 SUITES = ("smoke", "clients", "durability")
 # Suites of which one job is: the suite, and what its description has.
@@ -125,6 +126,7 @@ def _plan(cargo, options):
 
     plan = [
         Step("format", command(cargo, "fmt", "--all", "--check", limit=LIMIT_QUICK)),
+        Step("format fuzz", command(cargo, "fmt", "--manifest-path", FUZZ / "Cargo.toml", "--check", limit=LIMIT_QUICK)),
         Step("layout", lambda context: _layout(context, metadata)),
         Step("tools", command("/usr/bin/python3", "-B", TOOLS_TESTS, limit=LIMIT_QUICK)),
         Step("bench tools", command("/usr/bin/python3", "-B", "-m", "unittest", "discover", "-s", ROOT / "qa" / "bench", limit=LIMIT_QUICK)),
@@ -140,6 +142,7 @@ def _plan(cargo, options):
         return plan
     binaries = [word for name in build.BINARIES for word in ("-p", name)]
     plan.append(Step("build", command(cargo, "build", "--locked", "--release", *binaries)))
+    plan.append(Step("fuzz", command(FUZZ / "run", "--seconds", "5")))
     plan.append(Step("microbench", command(ROOT / "qa" / "bench" / "micro", judge=_by_last_line)))
     for package in metadata["packages"]:
         if "cluster-tests" not in package["features"]:
