@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::keys::{self, Key, KeySpec, Place, Rule};
 use crate::config::{Config, DigestOffer};
 use crate::error::TextError;
@@ -29,6 +31,8 @@ pub(crate) struct Negotiation {
     pub initiator_alias: Option<String>,
     /// One bit for each key that has come.
     seen: u32,
+    /// The names that the login began with.
+    names: SmallVec<[(Key, String); 3]>,
     /// Our MaxRecvDataSegmentLength was told.
     declared: bool,
 }
@@ -43,6 +47,7 @@ impl Negotiation {
             session_type,
             initiator_alias: None,
             seen: 0,
+            names: SmallVec::new(),
             declared: false,
         }
     }
@@ -51,7 +56,7 @@ impl Negotiation {
     /// answer.
     ///
     /// # Errors
-    /// A key that came before in this negotiation; a declaration that is not allowed.
+    /// A key that came before in this negotiation, but for a name that is said again as it was; a declaration that is not allowed.
     pub(crate) fn answer<'a>(
         &mut self,
         pairs: &[(&'a str, &'a str)],
@@ -67,6 +72,10 @@ impl Negotiation {
             if spec.stages.hold(place) {
                 let bit = 1 << spec.key as u32;
                 if self.seen & bit != 0 {
+                    // libiscsi says who it is in the operational stage again, where it offered CHAP and was answered None.
+                    if self.names.iter().any(|(key, said)| *key == spec.key && said == value) {
+                        continue;
+                    }
                     return Err(TextError::RepeatedKey);
                 }
                 self.seen |= bit;
@@ -90,6 +99,7 @@ impl Negotiation {
     /// Forgets which keys have come: each negotiation in the full feature phase stands alone.
     pub(crate) fn start_again(&mut self) {
         self.seen = 0;
+        self.names.clear();
     }
 
     /// False if we insist on a digest that was not agreed on.
@@ -143,8 +153,12 @@ impl Negotiation {
                 if value.len() > len_max {
                     return Err(TextError::Declaration);
                 }
-                if spec.key == Key::InitiatorAlias {
-                    self.initiator_alias = Some(value.to_owned());
+                match spec.key {
+                    Key::InitiatorAlias => self.initiator_alias = Some(value.to_owned()),
+                    Key::InitiatorName | Key::SessionType | Key::TargetName => {
+                        self.names.push((spec.key, value.to_owned()));
+                    }
+                    _ => {}
                 }
                 None
             }
@@ -327,7 +341,7 @@ mod tests {
     #[test]
     fn a_key_comes_once() {
         for spec in keys::KEYS.iter().filter(|spec| spec.stages.hold(Place::Operational)) {
-            let text = format!("{0}=No\0Unknown=1\0{0}=No\0", spec.name);
+            let text = format!("{0}=No\0Unknown=1\0{0}=Yes\0", spec.name);
             let result = answer_at(Place::Operational, SessionType::Discovery, text.as_bytes());
             assert!(matches!(result, Err(TextError::RepeatedKey | TextError::Declaration)), "{}", spec.name);
         }
