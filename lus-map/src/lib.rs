@@ -16,6 +16,7 @@
 //! - What a newer program wrote with a higher `min_writer` is read, and never written.
 //! - [`LusMap::check`] holds before and after every change that [`change`] makes.
 //! - What changed costs; what did not is shared between one epoch and the next.
+//! - A secret is in no map, no record, no increment, and in nothing that `Debug` or `Serialize` shows.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -36,6 +37,7 @@ mod map;
 mod model;
 mod placement;
 pub mod record;
+pub mod secrets;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -70,5 +72,6 @@ pub use model::{
 };
 pub use placement::choose;
 pub use record::{Handover, Holder, LuRecord, LuState, RecordError};
+pub use secrets::{Chap, Credentials, Secret, Secrets, SecretsRefusal, Subject};
 pub use time::Timestamp;
 pub use wire::{Corrupt, ENTITY_BYTES_MAX, LoadError, Stored};

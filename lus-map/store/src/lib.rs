@@ -1,9 +1,10 @@
-//! The LUS map and the records of its logical units as RADOS objects.
+//! The LUS map, the records of its logical units and the CHAP secrets as RADOS objects.
 //!
 //! ```text
 //!                    ┌─ MapStore ── load, refresh, update (compare-and-set), past ──┐
 //!   lusd, lus, ... ──┼─ MapWatch ── watch, notify, slow poll ──► Arc<LusMap>        ├── Objects ── RADOS pool
-//!                    └─ RecordStore ── read, compare-and-set of `lu.<id>` ──────────┘       (or memory, for tests)
+//!                    ├─ RecordStore ── read, compare-and-set of `lu.<id>` ──────────┤       (or memory, for tests)
+//!                    └─ SecretStore ── the same of the secrets; SecretWatch ────────┘
 //! ```
 //!
 //! Invariants:
@@ -22,6 +23,7 @@ pub mod memory;
 mod objects;
 mod rados;
 mod record;
+mod secrets;
 mod store;
 mod watch;
 
@@ -33,6 +35,7 @@ pub use objects::{
 };
 pub use rados::RadosObjects;
 pub use record::{RecordStore, RecordWrite, TransitionError};
+pub use secrets::{SecretStore, SecretWatch, SecretsError};
 pub use store::MapStore;
 #[cfg(any(test, feature = "memory"))]
 pub use store::Stamps;
