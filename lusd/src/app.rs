@@ -1,7 +1,7 @@
 //! Start, life and end of the daemon.
 //!
 //! ```text
-//!   connect ─ configuration of the monitors ─ map ─ may it fence? ─ bind portals ─ connect clients for images ─ register
+//!   connect ─ configuration of the monitors ─ map ─ may it fence? ─ secrets ─ bind portals ─ connect clients for images ─ register
 //!     ─ fence older starts ┐
 //!     ─ show and open LUs  ┴─ listen ─ ready ─ … ─┬─ SIGTERM ─ hand LUs over ─ stop accepting ─ close sessions ─ release LUs ─ retire
 //!                                                 └─ declared down, fenced ─ reset sessions ─ run the program again (same process)
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use lus_map::LusMap;
 use lus_map::change::daemon;
-use lus_map_store::{AckWhen, MapWatch, RecordStore, WatchOptions};
+use lus_map_store::{AckWhen, MapWatch, RecordStore, SecretWatch, WatchOptions};
 use lusd_ceph::{Cluster, ClusterOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ use crate::lun::owner::{PoolTurns, Shared};
 use crate::map::leader::{Driver, FenceAll};
 use crate::map::reconcile::Reconciler;
 use crate::map::register::{self, Over, Registration};
+use crate::map::secrets;
 use crate::map::view::Own;
 use crate::net::connection::LOGOUT_WITHIN_S;
 use crate::net::shard::ShardHandle;
@@ -53,6 +54,7 @@ struct Running {
     shared: Arc<Shared>,
     service: Arc<Service>,
     follow: Arc<MapWatch>,
+    secrets: SecretWatch,
     reconciler: Reconciler,
     shards: Arc<Vec<ShardHandle>>,
     accepting: JoinHandle<()>,
@@ -169,6 +171,8 @@ async fn start(
         // Where there is something to fence, that is the trial.
         register::check_fencing(&control, &options, &config).await?;
     }
+    let service = Service::new(config.limits.clone(), config.shards);
+    let secrets = secrets::follow(&control, &config.pool, service.clone()).await?;
     let bound = Bound::bind(&config.portals)?;
     let image_options = options.for_images().tuned(config.data_client_threads);
     let clients = connect_clients(&image_options, config.data_clients).await?;
@@ -179,7 +183,6 @@ async fn start(
     let follow = Arc::new(MapWatch::start(store.clone(), follow).await.context("cannot follow the LUS map")?);
     service_map::register(&control, &config).await;
 
-    let service = Service::new(config.limits.clone(), config.shards);
     let key = registration.key.clone();
     let shared = Arc::new(Shared {
         me: key.clone(),
@@ -249,6 +252,7 @@ async fn start(
         shared,
         service,
         follow,
+        secrets,
         reconciler,
         shards,
         accepting,
@@ -427,6 +431,7 @@ impl Running {
         self.leading.abort();
         let _ = self.leading.await;
         drop(self.follow);
+        drop(self.secrets);
         register::retire(&store, &self.registration.key).await;
         drop(store);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.control.shutdown()).await.is_err() {

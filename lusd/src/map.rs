@@ -3,4 +3,5 @@
 pub mod leader;
 pub mod reconcile;
 pub mod register;
+pub mod secrets;
 pub mod view;

@@ -1,4 +1,4 @@
-//! What all connections of the daemon share: limits, data memory, the sessions, and the view of the map.
+//! What all connections of the daemon share: limits, data memory, the sessions, who has to authenticate, and the view of the map.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::net::memory::DataMemory;
+use crate::target::authentication::Authenticator;
 use crate::target::sessions::Sessions;
 use crate::target::view::View;
 
@@ -60,6 +61,8 @@ pub struct Service {
     pub memory: Arc<DataMemory>,
     /// Sessions and connections.
     pub sessions: Sessions,
+    /// Who has to show who it is.
+    pub authenticator: Authenticator,
     /// Shards, as the gates count them.
     pub shards: usize,
     view: ArcSwap<View>,
@@ -75,6 +78,7 @@ impl Service {
             memory: DataMemory::new(limits.data_memory),
             limits,
             sessions: Sessions::default(),
+            authenticator: Authenticator::default(),
             shards,
             view: ArcSwap::from_pointee(View::default()),
             generation: AtomicU64::new(0),

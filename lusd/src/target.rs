@@ -1,6 +1,8 @@
-//! Targets as initiators meet them: what they may see, their sessions, and the tasks of each.
+//! Targets as initiators meet them: what they may see, how they show who they are, their sessions,
+//! and the tasks of each.
 
 mod answer;
+pub mod authentication;
 mod capacity;
 mod management;
 pub mod session;

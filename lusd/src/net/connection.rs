@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use lusd_iscsi::{
-    AsyncEvent, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, SendTargetsRequest, SessionType,
-    TargetRecord,
+    AsyncEvent, Authentication, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus,
+    SendTargetsRequest, SessionType, TargetRecord,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -119,6 +119,10 @@ struct Connection {
     arrivals: Arrivals,
     session: Option<Session>,
     nexus: Option<Nexus>,
+    /// It has to show who it is.
+    authenticates: bool,
+    /// Where it comes from.
+    address: std::net::IpAddr,
     /// When output was last seen to move, while there is some.
     output_since: Option<Instant>,
     /// The host was asked to log out.
@@ -140,6 +144,8 @@ impl Connection {
             memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
             session: None,
             nexus: None,
+            authenticates: false,
+            address: address_of(&stream),
             output_since: None,
             logout_asked: false,
             stalls: shard.note_running(now),
@@ -301,7 +307,8 @@ impl Connection {
                 Event::LoggedIn(info) => {
                     self.reinstate().await?;
                     let request = info.request;
-                    info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, "logged in");
+                    info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, chap = self.authenticates, "logged in");
+                    self.has_passed();
                     if let Some(nexus) = &self.nexus
                         && let Some(target) = nexus.target.clone()
                     {
@@ -342,6 +349,9 @@ impl Connection {
                     }
                 }
                 Event::Closed(reason) => {
+                    if reason == CloseReason::Login(LoginStatus::AuthenticationFailure) {
+                        self.has_failed(now);
+                    }
                     self.flush().await;
                     return Err(End::Protocol(reason));
                 }
@@ -351,6 +361,42 @@ impl Connection {
             self.arrivals.caught_up();
         }
         Ok(())
+    }
+
+    /// What the initiator has to show.
+    fn authentication(&mut self, request: &LoginRequest) -> Result<Authentication, LoginStatus> {
+        let authenticator = &self.shard.service.authenticator;
+        let (initiator, target) = (&request.initiator_name, request.target_name.as_deref());
+        // Of a discovery session a TargetName says nothing.
+        let target = target.filter(|_| request.session_type == SessionType::Normal);
+        let wanted = authenticator.wanted(target, initiator)?;
+        self.authenticates = wanted != Authentication::None;
+        if self.authenticates && !authenticator.admits(self.address, initiator, Instant::now()) {
+            // For a while only, so that the host tries again: 0x0201 would be the end for it.
+            return Err(LoginStatus::ServiceUnavailable);
+        }
+        Ok(wanted)
+    }
+
+    fn has_passed(&self) {
+        if let (true, Some(nexus)) = (self.authenticates, &self.nexus) {
+            self.shard.service.authenticator.has_passed(self.address, &nexus.initiator);
+        }
+    }
+
+    /// The login ended with an authentication failure.
+    fn has_failed(&self, now: Instant) {
+        let Some(Nexus { initiator, target, .. }) = &self.nexus else { return };
+        let target = target.as_deref().unwrap_or("-");
+        let portal = self.stream.local_addr().map_or_else(|_| "-".to_owned(), |at| at.to_string());
+        if !self.authenticates {
+            warn!(%initiator, target, portal, "login refused: it insists on CHAP, and no secrets are set for it");
+            return;
+        }
+        warn!(%initiator, target, portal, "authentication failed");
+        if self.shard.service.authenticator.has_failed(self.address, initiator, now) {
+            warn!(%initiator, target, portal, "too many failures: its logins are refused for a while");
+        }
     }
 
     fn login(&mut self, mut request: LoginRequest) {
@@ -367,6 +413,13 @@ impl Connection {
         };
         match decision {
             Ok(()) => {
+                let authentication = match self.authentication(&request) {
+                    Ok(authentication) => authentication,
+                    Err(status) => {
+                        warn!(initiator = %request.initiator_name, ?status, "login refused before it could authenticate");
+                        return self.proto.login_refuse(status);
+                    }
+                };
                 let tsih = self.shard.service.sessions.next_tsih();
                 self.nexus = Some(Nexus {
                     initiator: request.initiator_name.clone(),
@@ -376,6 +429,7 @@ impl Connection {
                 self.proto.login_grant(LoginGrant {
                     portal_group_tag: view.group_tag,
                     tsih,
+                    authentication,
                     ..LoginGrant::default()
                 });
             }
@@ -512,6 +566,11 @@ impl Connection {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, ended).await;
         self.flush().await;
     }
+}
+
+/// The address of the other end; one that has gone meanwhile has none.
+fn address_of(stream: &TcpStream) -> std::net::IpAddr {
+    stream.peer_addr().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip())
 }
 
 /// May this initiator log in here?

@@ -49,6 +49,7 @@ pub async fn report(
     let mut last = Vec::new();
     loop {
         let Counts { serving, waiting } = *counts.borrow();
+        let logins = service.authenticator.counters();
         let status = [
             ("map_epoch", epoch.borrow().to_string()),
             ("units_serving", serving.to_string()),
@@ -56,6 +57,8 @@ pub async fn report(
             ("leader", if leads.borrow().is_some() { "true" } else { "false" }.to_owned()),
             ("connections", service.sessions.connections().to_string()),
             ("data_memory_used", service.memory.used().to_string()),
+            ("logins_failed", logins.failed.to_string()),
+            ("logins_turned_away", logins.turned_away.to_string()),
         ];
         let status: Vec<(&str, String)> = status.into();
         if status != last {

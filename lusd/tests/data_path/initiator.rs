@@ -375,11 +375,26 @@ impl Initiator {
         self.login_answer()
     }
 
+    /// One request of a login in several: its flags and text; gives the answer's text, or its status.
+    pub(crate) fn login_step(&mut self, flags: u8, text: &str) -> Result<Vec<String>, (u8, u8)> {
+        self.send_login_with(flags, text);
+        let answer = self.receive().expect("an answer to the login");
+        assert_eq!(answer.opcode(), op::LOGIN_RESPONSE);
+        match (answer.bhs[36], answer.bhs[37]) {
+            (0, 0) => {
+                assert_eq!(answer.bhs[1], flags, "the stage is what was asked for");
+                Ok(answer.text())
+            }
+            status => Err(status),
+        }
+    }
+
     pub(crate) fn send_login(&mut self, text: &str) {
-        let pdu = Pdu::new(0x43, 0x80 | 1 << 2 | 3)
-            .put(8, &self.isid)
-            .put_u32(24, self.cmd_sn)
-            .with(text.as_bytes());
+        self.send_login_with(0x80 | 1 << 2 | 3, text);
+    }
+
+    fn send_login_with(&mut self, flags: u8, text: &str) {
+        let pdu = Pdu::new(0x43, flags).put(8, &self.isid).put_u32(24, self.cmd_sn).with(text.as_bytes());
         self.send(&pdu);
     }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod atomic;
+mod authentication;
 mod capacity;
 mod copy;
 mod data;
