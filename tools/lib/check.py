@@ -27,7 +27,7 @@ QA_CHECKS = ROOT / "qa" / "checks"
 QA_TESTS = ROOT / "qa" / "tests"
 FUZZ = ROOT / "qa" / "fuzz"
 # Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
-SUITES = ("smoke", "clients", "durability")
+SUITES = ("smoke", "clients", "auth", "durability")
 # Suites of which one job is: the suite, and what its description has.
 SINGLE_JOBS = {"multipath": "fault/restart"}
 

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use lus_map::{BadName, DaemonId};
 
 use crate::output::Format;
-use crate::{completion, daemon, dump, events, flag, health, host, lu, lun, status, target};
+use crate::{auth, completion, daemon, dump, events, flag, health, host, lu, lun, status, target};
 
 /// The pool of the LUS map where `--lus-pool` names no other.
 pub(crate) const POOL_DEFAULT: &str = ".lus";
@@ -136,6 +136,9 @@ pub(crate) enum Command {
     /// Give logical units to the hosts of a target.
     #[command(subcommand)]
     Lun(lun::LunCommand),
+    /// Say who may ask which targets there are.
+    #[command(subcommand)]
+    Discovery(auth::DiscoveryCommand),
     /// Print a completion script for a shell.
     Completion(completion::CompletionArgs),
 }

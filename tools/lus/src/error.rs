@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use lus_map::Refusal;
-use lus_map_store::StoreError;
+use lus_map::{Refusal, SecretsRefusal};
+use lus_map_store::{SecretsError, StoreError};
 use lusd_ceph::Errno;
 
 /// The result of a command or a part of one.
@@ -60,6 +60,30 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Refused(refusal) => refusal.into(),
             error => Self::new(Errno::from_raw(error.errno()), error.to_string()),
+        }
+    }
+}
+
+impl From<SecretsRefusal> for Failure {
+    fn from(refusal: SecretsRefusal) -> Self {
+        let errno = match &refusal {
+            SecretsRefusal::NotSet(_) => Errno::ENOENT,
+            SecretsRefusal::TooMany => Errno::ENOSPC,
+            SecretsRefusal::TooOld(_) => Errno::EPERM,
+            SecretsRefusal::Length(_)
+            | SecretsRefusal::Control
+            | SecretsRefusal::Name
+            | SecretsRefusal::BothDirections(_) => Errno::EINVAL,
+        };
+        Self::new(errno, refusal.to_string())
+    }
+}
+
+impl From<SecretsError> for Failure {
+    fn from(error: SecretsError) -> Self {
+        match error {
+            SecretsError::Refused(refusal) => refusal.into(),
+            SecretsError::Store(error) => error.into(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `lus host ...`: which initiators may log in to a target.
 
 use clap::Subcommand;
-use lus_map::{Iqn, LusMap, change};
+use lus_map::{Iqn, LusMap, Subject, change};
 use serde_json::{Value, json};
 
 use crate::args::Really;
+use crate::auth::{self, HostAuth};
 use crate::error::Result;
 use crate::output::Reply;
 use crate::session::Session;
@@ -22,7 +23,7 @@ const RM_EXAMPLES: &str = "\
 Examples:
     lus host rm iqn.2026-11.com.example:store iqn.1994-05.com.redhat:web1
 
-With --yes-i-really-mean-it the LUNs that were mapped for this host alone go with it.";
+With --yes-i-really-mean-it the LUNs that were mapped for this host alone go with it. Its secrets go in any case.";
 
 /// `lus host`.
 #[derive(Debug, Subcommand)]
@@ -55,6 +56,9 @@ pub(crate) enum HostCommand {
         #[arg(value_name = "IQN")]
         target: Iqn,
     },
+    /// Say by which secret a host is known.
+    #[command(subcommand)]
+    Auth(HostAuth),
 }
 
 impl HostCommand {
@@ -70,9 +74,11 @@ impl HostCommand {
                 let changed = session
                     .change(|map, origin| change::host::remove(map, origin, target, initiator, really.yes))
                     .await?;
-                Ok(changed.revoked())
+                let gone = Subject::Host(target.clone(), initiator.clone());
+                Ok(auth::forget(session, &gone, changed.revoked()).await)
             }
             Self::Ls { target } => list(session.map_if_any().await?.as_deref(), target),
+            Self::Auth(command) => command.run(session).await,
         }
     }
 }

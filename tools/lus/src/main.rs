@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod auth;
 mod completion;
 mod daemon;
 mod dump;
@@ -113,6 +114,7 @@ async fn with_session(global: &Global, command: Option<&Command>) -> Result<Repl
         Some(Command::Lu(command)) => command.run(&session).await,
         Some(Command::Host(command)) => command.run(&session).await,
         Some(Command::Lun(command)) => command.run(&session).await,
+        Some(Command::Discovery(command)) => command.run(&session).await,
         Some(Command::Completion(args)) => Ok(args.run()),
     };
     session.close().await;

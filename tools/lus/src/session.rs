@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lus_map::{Change, Epoch, Increment, LuId, LuRecord, LusMap, Origin, Refusal, Timestamp};
-use lus_map_store::{MapStore, NotifyOutcome, RecordStore, RecordWrite, StoreError};
+use lus_map::secrets::{CHALLENGE_KEY_BYTES, SECRETS_NAMESPACE};
+use lus_map::{
+    Change, Epoch, Increment, LuId, LuRecord, LusMap, Origin, Refusal, Secrets, SecretsRefusal, Timestamp,
+};
+use lus_map_store::{
+    MapStore, NotifyOutcome, RecordStore, RecordWrite, SecretStore, SecretsError, StoreError,
+};
 use lusd_ceph::{Cluster, ClusterOptions, Errno};
 
 use crate::args::Global;
@@ -23,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) cluster: Cluster,
     store: MapStore,
     records: RecordStore,
+    /// The pool of the map.
+    pool: String,
 }
 
 /// What came of an intent.
@@ -82,7 +89,8 @@ impl Session {
         match cluster.pool(&global.lus_pool, None).await {
             Ok(pool) => {
                 let store = MapStore::open(&pool);
-                Ok(Self { records: RecordStore::new(store.objects()), store, cluster })
+                let records = RecordStore::new(store.objects());
+                Ok(Self { records, store, cluster, pool: global.lus_pool.clone() })
             }
             Err(error) => {
                 // Awaited, as in `close`: the process must not end while librados's threads do.
@@ -194,6 +202,65 @@ impl Session {
             }
         }
         Err(Failure::new(Errno::EBUSY, format!("object 'lu.{lu}' is still being written")))
+    }
+
+    /// The CHAP secrets; none if nobody has made them yet.
+    ///
+    /// # Errors
+    /// What reading them gives; EPERM with the capabilities that are needed.
+    pub(crate) async fn secrets(&self) -> Result<Option<Secrets>> {
+        let read = self.secret_store().await?.read().await;
+        read.map_err(|error| self.secrets_failure(error.into()))
+    }
+
+    /// Changes the secrets. Gives how many daemons did not say in time that they follow.
+    ///
+    /// # Errors
+    /// What they refuse; what reading and writing gives.
+    pub(crate) async fn change_secrets(
+        &self,
+        step: impl FnMut(&Secrets) -> std::result::Result<Option<Secrets>, SecretsRefusal>,
+    ) -> Result<usize> {
+        let mut challenge_key = [0; CHALLENGE_KEY_BYTES];
+        getrandom::fill(&mut challenge_key)
+            .map_err(|error| Failure::new(Errno::EIO, format!("no random numbers: {error}")))?;
+        let store = self.secret_store().await?;
+        let updated = waiting("the CHAP secrets", store.update(challenge_key, step)).await;
+        let told = updated.map_err(|error| self.secrets_failure(error))?;
+        Ok(told.map_or(0, |told| told.missing))
+    }
+
+    /// As [`change_secrets`](Self::change_secrets), where there are any.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn forget_secrets(
+        &self,
+        step: impl FnMut(&Secrets) -> std::result::Result<Option<Secrets>, SecretsRefusal>,
+    ) -> Result<()> {
+        match self.secrets().await? {
+            Some(_) => self.change_secrets(step).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn secret_store(&self) -> Result<SecretStore> {
+        Ok(SecretStore::open(&self.cluster.pool(&self.pool, Some(SECRETS_NAMESPACE)).await?))
+    }
+
+    /// Says which capabilities are missing, where they are.
+    fn secrets_failure(&self, error: SecretsError) -> Failure {
+        let pool = &self.pool;
+        match &error {
+            SecretsError::Store(StoreError::Ceph(denied)) if denied.is_permission_denied() => Failure::new(
+                denied.errno(),
+                format!(
+                    "this client may not use the CHAP secrets: osd 'allow rwx pool={pool} namespace={SECRETS_NAMESPACE}' \
+                     is needed"
+                ),
+            ),
+            _ => error.into(),
+        }
     }
 
     /// Ends the client, and all that it has open: the process must not end while librados's threads run.

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use clap::Subcommand;
-use lus_map::{Iqn, LusMap, change};
+use lus_map::{Iqn, LusMap, Subject, change};
 use serde_json::{Value, json};
 
 use crate::args::Really;
+use crate::auth::{self, TargetAuth};
 use crate::error::{Failure, Result};
 use crate::lun::{lun_json, lun_rows};
 use crate::output::{Reply, count};
@@ -57,6 +58,9 @@ pub(crate) enum TargetCommand {
         #[command(flatten)]
         really: Really,
     },
+    /// Say by which secret the hosts of a target are known.
+    #[command(subcommand)]
+    Auth(TargetAuth),
 }
 
 impl TargetCommand {
@@ -77,8 +81,10 @@ impl TargetCommand {
                 let changed = session
                     .change(|map, origin| change::target::remove(map, origin, target, really.yes))
                     .await?;
-                Ok(changed.revoked())
+                let gone = Subject::Target(target.clone());
+                Ok(auth::forget(session, &gone, changed.revoked()).await)
             }
+            Self::Auth(command) => command.run(session).await,
         }
     }
 }

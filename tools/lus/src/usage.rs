@@ -306,16 +306,19 @@ mod tests {
 
     #[test]
     fn golden_matches() {
-        let targets = "no valid command found; 4 closest matches:\n\
+        let targets = "no valid command found; 7 closest matches:\n\
                        target create <target> [--open]\n\
                        target ls\n\
                        target info <target>\n\
                        target rm <target> [--yes-i-really-mean-it]\n\
+                       target auth set <target> [--chap-name <name>] [--in-file <file>] [--mutual] [--mutual-name <name>]\n\
+                       target auth rm <target>\n\
+                       target auth ls\n\
                        Error EINVAL: invalid command\n";
         assert_eq!(invalid("target"), targets);
         assert_eq!(invalid("-f json --id admin target"), targets);
         let verbs = invalid("target lss");
-        assert!(verbs.starts_with("no valid command found; 4 closest matches:\ntarget ls\n"), "{verbs}");
+        assert!(verbs.starts_with("no valid command found; 7 closest matches:\ntarget ls\n"), "{verbs}");
         let nouns = invalid("tagret create iqn.2026-11.x:y");
         assert!(nouns.starts_with("no valid command found; 10 closest matches:\ntarget create "), "{nouns}");
         let nouns = invalid("lus ls");
@@ -334,8 +337,7 @@ mod tests {
         let mut root = command();
         root.build();
         for (path, command) in leaves(&root) {
-            let noun = path.split(' ').next().unwrap();
-            let line = format!("{} --help", if noun == path { "" } else { noun });
+            let line = format!("{} --help", path.rsplit_once(' ').map_or("", |(above, _)| above));
             let Answer::Asked(help) = said(&line) else { panic!("{line}") };
             assert!(help.contains(command.get_name()), "{path}");
             assert!(command.get_about().is_some(), "{path}");
