@@ -94,5 +94,5 @@ fn with_header(first: u8, subcode: u8, body: &[u8]) -> Vec<u8> {
 fn informational_exceptions(_: &LogicalUnit) -> Parameters {
     const GENERAL: u16 = 0x0000;
     const NO_TEMPERATURE: u8 = 0xff;
-    vec![(GENERAL, vec![0, 0, NO_TEMPERATURE, 0])]
+    vec![(GENERAL, vec![0, 0, NO_TEMPERATURE])]
 }

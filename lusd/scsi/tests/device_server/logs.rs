@@ -31,7 +31,7 @@ fn the_lists_name_what_is_served() {
 #[test]
 fn informational_exceptions_has_nothing_to_report() {
     let bed = Bed::new();
-    let page = [0xaf, 0, 0, 8, 0, 0, 0x03, 4, 0, 0, 0xff, 0];
+    let page = [0xaf, 0, 0, 7, 0, 0, 0x03, 3, 0, 0, 0xff];
     for page_control in 0..4 {
         assert_eq!(bed.data(&log_sense(page_control << 6 | 0x2f, 0, 0)), page);
     }
