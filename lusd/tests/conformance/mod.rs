@@ -71,3 +71,44 @@ fn holds(folder: &Path, file: &str, function: Option<&str>) -> bool {
             && function.is_none_or(|function| text().contains(function))
     })
 }
+
+/// Names of the form `file::item`, by hand or not, that nothing below `lusd` has: `file::*` is a file or folder, and so is `folder::file`.
+pub(crate) fn missing_names() -> Vec<String> {
+    let document = fs::read_to_string(root().join("doc/conformance.md")).expect("the document");
+    let mut sources = Vec::new();
+    collect(&root().join("lusd"), &mut sources);
+    let is_name = |name: &&str| {
+        name.contains("::") && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:*".contains(c))
+    };
+    let names = document.split('`').skip(1).step_by(2).filter(is_name);
+    names.filter(|name| !is_there(name, &sources)).map(str::to_owned).collect()
+}
+
+fn is_there(name: &str, sources: &[(PathBuf, String)]) -> bool {
+    let mut parts = name.rsplit("::");
+    let (Some(item), Some(file)) = (parts.next(), parts.next()) else { return false };
+    sources.iter().any(|(path, text)| {
+        let of_file = path.file_stem().is_some_and(|stem| stem == file);
+        let in_folder = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == file);
+        match item {
+            "*" => of_file || in_folder,
+            _ => {
+                let kinds = [format!("fn {item}("), format!("static {item}:"), format!("mod {item};")];
+                of_file && kinds.iter().any(|kind| text.contains(kind))
+                    || in_folder && path.file_stem().is_some_and(|stem| stem == item)
+            }
+        }
+    })
+}
+
+fn collect(folder: &Path, sources: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("text");
+            sources.push((path, text));
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use lusd_scsi::*;
 
-use self::document::{check_part, shown};
+use self::document::{check_part, missing_names, shown};
 use crate::bed::*;
 
 /// Of a command, or all whose names begin so: what else is to be said, and its own tests.
@@ -261,4 +261,9 @@ fn the_document_says_what_the_tables_say() {
     );
     attentions(&mut text);
     check_part("scsi", &text);
+}
+
+#[test]
+fn every_test_that_the_document_names_is_there() {
+    assert_eq!(missing_names(), Vec::<String>::new());
 }
