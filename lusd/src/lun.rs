@@ -4,6 +4,7 @@ pub mod backend;
 pub mod clients;
 pub mod copy;
 pub mod describe;
+pub mod erase;
 pub mod errnos;
 pub mod fencer;
 pub mod gate;

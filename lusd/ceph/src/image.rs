@@ -15,13 +15,15 @@ use tokio::sync::watch;
 use crate::{
     Error, Features, MirrorState, Pool, Result,
     cluster::text,
-    error::{blocking, check, name_cstring},
+    error::{blocking, check, cstring, name_cstring},
     options::IMAGE_SAFETY,
     reaper,
 };
 
 /// Longest id of an image that is read (librbd's own are 12 to 20 characters).
 const ID_MAX_BYTES: usize = 256;
+/// Room for a value of an image's metadata, with its end.
+const METADATA_MAX_BYTES: usize = 256;
 /// Most options that librbd lists for an image (16.2 has 64 or so).
 const IMAGE_OPTIONS_MAX: usize = 4096;
 /// Most lock owners that are listed: the exclusive lock has one at most.
@@ -151,6 +153,10 @@ impl Drop for Inner {
 impl Inner {
     pub(crate) fn raw(&self) -> sys::rbd_image_t {
         self.raw
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -312,7 +318,7 @@ impl Image {
     }
 
     /// Runs a blocking call on the open handle.
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         op: &'static str,
         call: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
@@ -360,6 +366,53 @@ impl Image {
             };
             check("rbd_resize2", &inner.name, rc)?;
             inner.refresh().map(drop)
+        })
+        .await
+    }
+
+    /// A value of the image's metadata, if it is there: at most 255 bytes.
+    ///
+    /// # Errors
+    /// What librbd returns; ERANGE for a longer value, EIO for one that is no text.
+    pub async fn metadata(&self, key: &'static str) -> Result<Option<String>> {
+        self.call("rbd_metadata_get", move |inner| {
+            let c_key = name_cstring("metadata key", key)?;
+            let mut value = [0u8; METADATA_MAX_BYTES];
+            let mut len = value.len();
+            // SAFETY: live handle, terminated key, room for `len` bytes.
+            let rc = unsafe {
+                sys::rbd_metadata_get(inner.raw, c_key.as_ptr(), value.as_mut_ptr().cast(), &mut len)
+            };
+            if rc == -libc::ENOENT {
+                return Ok(None);
+            }
+            check("rbd_metadata_get", &inner.name, rc)?;
+            let text = text(&value);
+            text.map(Some)
+                .ok_or_else(|| Error::Malformed { object: inner.name.clone(), what: "image metadata" })
+        })
+        .await
+    }
+
+    /// Sets a value of the image's metadata, or removes it. It is there for whoever opens the image next.
+    ///
+    /// # Errors
+    /// What librbd returns. It is no error to remove what is not there.
+    pub async fn set_metadata(&self, key: &'static str, value: Option<&str>) -> Result<()> {
+        let value = value.map(|value| cstring("metadata value", value)).transpose()?;
+        self.call("rbd_metadata_set", move |inner| {
+            let c_key = name_cstring("metadata key", key)?;
+            // SAFETY: live handle, terminated key and value.
+            let rc = unsafe {
+                match &value {
+                    Some(value) => sys::rbd_metadata_set(inner.raw, c_key.as_ptr(), value.as_ptr()),
+                    None => sys::rbd_metadata_remove(inner.raw, c_key.as_ptr()),
+                }
+            };
+            if value.is_none() && rc == -libc::ENOENT {
+                return Ok(());
+            }
+            check("rbd_metadata_set", &inner.name, rc).map(drop)
         })
         .await
     }

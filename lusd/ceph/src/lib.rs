@@ -27,6 +27,7 @@ mod cluster;
 mod completion;
 mod errno;
 mod error;
+mod extents;
 mod image;
 mod io;
 mod operation;

@@ -503,3 +503,41 @@ async fn shard_io(image: Image, shard: u64, block_len: u64, blocks: u64, operati
         }
     }
 }
+
+#[tokio::test]
+async fn metadata_is_there_for_who_opens_the_image_next() {
+    let pool = pool().await;
+    let image = owned_image(&pool, "metadata", 8 << 20).await;
+    let name = image.name().to_owned();
+    assert_eq!(image.metadata("lus_test").await.unwrap(), None);
+    image.set_metadata("lus_test", None).await.expect("nothing to remove");
+    image.set_metadata("lus_test", Some("first")).await.unwrap();
+    image.set_metadata("lus_test", Some("a second value")).await.unwrap();
+    let other = Image::open(&pool, &name, OpenMode::ReadOnly).await.unwrap();
+    assert_eq!(other.metadata("lus_test").await.unwrap().as_deref(), Some("a second value"));
+    other.close().await.unwrap();
+    image.set_metadata("lus_test", None).await.unwrap();
+    assert_eq!(image.metadata("lus_test").await.unwrap(), None);
+    remove(&pool, image).await;
+}
+
+#[tokio::test]
+async fn extents_are_where_something_was_written() {
+    const OBJECT: u64 = 4 << 20;
+    let pool = pool().await;
+    let image = owned_image(&pool, "extents", 5 * OBJECT + 4096).await;
+    let size = image.size();
+    assert_eq!(image.layout().object_size, OBJECT);
+    assert_eq!(image.extents(0, size).await.unwrap(), []);
+    let w = Waiter::new();
+    for offset in [OBJECT - 512, OBJECT, 5 * OBJECT] {
+        image.write(&w.queue, 1, offset, smallvec![Bytes::from(vec![7; 512])]).unwrap();
+        assert_eq!(w.one().await.result, Ok(0));
+    }
+    assert_eq!(image.extents(0, size).await.unwrap(), [(0, 2 * OBJECT), (5 * OBJECT, 4096)]);
+    assert_eq!(image.extents(2 * OBJECT, 2 * OBJECT).await.unwrap(), []);
+    image.write_zeroes(&w.queue, 1, 0, OBJECT, false).unwrap();
+    assert_eq!(w.one().await.result, Ok(0));
+    assert_eq!(image.extents(0, size).await.unwrap(), [(OBJECT, OBJECT), (5 * OBJECT, 4096)]);
+    remove(&pool, image).await;
+}

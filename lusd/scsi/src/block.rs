@@ -1,5 +1,6 @@
 //! What a command asks of the medium, and what may come back.
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::sense::{CheckCondition, Fault};
@@ -86,8 +87,53 @@ pub enum BlockOp {
     CompareAndWrite(Range),
     /// ORWRITE: the medium becomes what it is OR data-out. Alone on `range`.
     OrWrite(Range),
+    /// GET LBA STATUS: which parts of `range` hold data; [`crate::lba_status`] makes data-in of it.
+    LbaStatus {
+        /// Where to look.
+        range: Range,
+        /// Most bytes of data-in.
+        allocation_length: u32,
+    },
+    /// SANITIZE or FORMAT UNIT: the whole medium.
+    Erase(Box<Erasure>),
     /// WRITE ATOMIC: data-out is written wholly or not at all, whatever fails; `range` lies in one object. Alone on `range`.
     WriteAtomic(Range),
+}
+
+/// What SANITIZE and FORMAT UNIT do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    /// Which of them it is.
+    pub kind: EraseKind,
+    /// IMMED: the status is sent once it is certain that nobody takes the medium for erased before it is.
+    pub immediate: bool,
+    /// What is written; without, all blocks read as zeroes and give their space back.
+    pub overwrite: Option<Overwrite>,
+}
+
+/// Why the medium is erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EraseKind {
+    /// SANITIZE.
+    Sanitize {
+        /// AUSE: when it fails, EXIT FAILURE MODE is allowed.
+        may_exit: bool,
+    },
+    /// SANITIZE, EXIT FAILURE MODE: nothing is erased, and the failure forgotten.
+    ExitFailureMode,
+    /// FORMAT UNIT.
+    Format,
+}
+
+/// Passes of SANITIZE OVERWRITE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overwrite {
+    /// The pattern, repeated to one block.
+    pub block: Bytes,
+    /// Passes, 1 to 31.
+    pub count: u8,
+    /// Every other pass writes the inverted pattern.
+    pub invert: bool,
 }
 
 impl BlockOp {
@@ -102,12 +148,17 @@ impl BlockOp {
             | BlockOp::WriteSame(_)
             | BlockOp::CompareAndWrite(_)
             | BlockOp::OrWrite(_)
+            | BlockOp::Erase(_)
             | BlockOp::WriteAtomic(_) => true,
-            BlockOp::Read(_) | BlockOp::Flush | BlockOp::VerifyMedium(_) | BlockOp::Compare { .. } => false,
+            BlockOp::Read(_)
+            | BlockOp::Flush
+            | BlockOp::VerifyMedium(_)
+            | BlockOp::Compare { .. }
+            | BlockOp::LbaStatus { .. } => false,
         }
     }
 
-    /// Ranges of the medium that are touched; none for a flush.
+    /// Ranges of the medium that are touched; none for what is about all of it.
     #[inline]
     pub fn ranges(&self) -> &[Range] {
         match self {
@@ -118,11 +169,12 @@ impl BlockOp {
             | BlockOp::WriteSame(range)
             | BlockOp::VerifyMedium(range)
             | BlockOp::Compare { range, .. }
+            | BlockOp::LbaStatus { range, .. }
             | BlockOp::CompareAndWrite(range)
             | BlockOp::OrWrite(range)
             | BlockOp::WriteAtomic(range) => std::slice::from_ref(range),
             BlockOp::Unmap(ranges) => ranges,
-            BlockOp::Flush => &[],
+            BlockOp::Flush | BlockOp::Erase(_) => &[],
         }
     }
 
@@ -137,7 +189,7 @@ impl BlockOp {
         }
     }
 
-    /// One past the last byte that is touched; zero for a flush.
+    /// One past the last byte that is touched; zero for what is about all of the medium.
     #[inline]
     pub fn end(&self) -> u64 {
         self.ranges().iter().map(Range::end).max().unwrap_or(0)

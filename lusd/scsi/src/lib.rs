@@ -39,14 +39,15 @@ mod vpd;
 
 pub use crate::alua::{PortGroup, PortGroupState, PortGroups};
 pub use crate::attention::{NexusLu, UnitAttention};
-pub use crate::block::{BackendError, BlockOp, Comparand, Range};
+pub use crate::block::{BackendError, BlockOp, Comparand, EraseKind, Erasure, Overwrite, Range};
 pub use crate::lu::{
     AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
-    LogicalUnitError, MAX_TRANSFER_BYTES, Naa, SERIAL_BYTES_MAX,
+    LogicalUnitError, MAX_TRANSFER_BYTES, Naa, Operation, SERIAL_BYTES_MAX,
 };
 pub use crate::lun::Lun;
 pub use crate::plan::{After, Context, Parameters, Plan, SessionView, Step, Unit, plan};
 pub use crate::port::{TARGET_NAME_BYTES_MAX, TargetPort, TaskManagementFunctions};
+pub use crate::sbc::lba_status;
 pub use crate::sense::{
     CheckCondition, Fault, KeySpecific, SENSE_BYTES_MAX, Sense, SenseCode, SenseFormat, SenseKey,
 };

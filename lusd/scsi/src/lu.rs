@@ -6,6 +6,7 @@
 mod access;
 mod identity;
 mod limits;
+mod operation;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -15,9 +16,11 @@ use self::access::TRANSITION;
 pub use self::identity::{Identity, IdentityError, Naa, SERIAL_BYTES_MAX};
 pub use self::limits::{Limits, MAX_TRANSFER_BYTES};
 pub(crate) use self::limits::{UNMAP_DESCRIPTOR_BYTES, UNMAP_HEADER_BYTES};
+pub use self::operation::Operation;
+use self::operation::{FORMAT_UNIT, OperationCell, SANITIZE};
 use crate::alua::{PortGroupState, PortGroups, Shown};
 use crate::attention::{AttentionLog, NexusLu, UnitAttention};
-use crate::block::BlockOp;
+use crate::block::{BlockOp, EraseKind};
 use crate::sense::{CheckCondition, Fault, SenseFormat};
 
 /// LOGICAL BLOCK LENGTH.
@@ -115,6 +118,7 @@ pub struct LogicalUnit {
     /// Whole blocks only.
     capacity_bytes: AtomicU64,
     access: AtomicU8,
+    operation: OperationCell,
     read_only: AtomicBool,
     /// SWP of the Control mode page.
     software_write_protect: AtomicBool,
@@ -147,6 +151,7 @@ impl LogicalUnit {
             limits: config.limits,
             capacity_bytes: AtomicU64::new(whole_blocks(config.capacity_bytes, config.block_size)),
             access: AtomicU8::new(access as u8),
+            operation: OperationCell::default(),
             read_only: AtomicBool::new(config.read_only),
             software_write_protect: AtomicBool::new(false),
             descriptor_sense: AtomicBool::new(false),
@@ -244,6 +249,35 @@ impl LogicalUnit {
         });
     }
 
+    /// What it is busy with as a whole, or has not come through.
+    #[inline]
+    pub fn operation(&self) -> Operation {
+        self.operation.get()
+    }
+
+    /// Notes progress, end or failure of an operation, and what is known of one when the logical unit begins to be served.
+    pub fn set_operation(&self, operation: Operation) {
+        self.operation.set(operation);
+    }
+
+    /// Begins an operation on the whole medium.
+    ///
+    /// # Errors
+    /// Another one is under way: what a command is told that meets it.
+    pub fn begin_operation(&self, operation: Operation) -> Result<(), CheckCondition> {
+        self.operation.begin(operation).map_err(|other| other.check().unwrap_or(Fault::Aborted.into()))
+    }
+
+    /// Err where the command with this operation code cannot run for an operation on the whole medium.
+    #[inline]
+    pub(crate) fn check_operation(&self, opcode: u8) -> Result<(), CheckCondition> {
+        let operation = self.operation();
+        match operation.check() {
+            Some(check) if !operation.is_put_right_by(opcode) => Err(check),
+            _ => Ok(()),
+        }
+    }
+
     /// The target port groups as the map has them now; without any the logical unit is not asymmetric. What REPORT TARGET PORT
     /// GROUPS says follows from these and the access state alone; a difference is told to every nexus. No lock of the path of a read
     /// or write.
@@ -336,6 +370,11 @@ impl LogicalUnit {
     #[inline]
     pub fn admit(&self, op: &BlockOp) -> Result<(), CheckCondition> {
         self.access().check()?;
+        self.check_operation(match op {
+            BlockOp::Erase(erasure) if erasure.kind == EraseKind::Format => FORMAT_UNIT,
+            BlockOp::Erase(_) => SANITIZE,
+            _ => 0,
+        })?;
         if op.modifies() {
             self.check_writable()?;
         }

@@ -6,7 +6,7 @@ use crate::attention::NexusLu;
 use crate::block::{BlockOp, Comparand};
 use crate::cdb::Cdb;
 use crate::lun::Lun;
-use crate::sbc::{UnmapList, WriteSamePattern};
+use crate::sbc::{FormatList, OverwriteList, UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
 use crate::spc::{self, CopyList, ExtendedCopy, ModeSelect};
 use crate::table::{self, Flags, Handler};
@@ -73,6 +73,8 @@ pub(crate) enum ParametersKind {
     Unmap(UnmapList),
     WriteSame(WriteSamePattern),
     Copy(CopyList),
+    Overwrite(OverwriteList),
+    Format(FormatList),
 }
 
 /// What remains once data-out has been looked at.
@@ -100,6 +102,8 @@ impl Parameters {
             ParametersKind::Unmap(list) => list.finish(unit.lu, data_out),
             ParametersKind::WriteSame(pattern) => pattern.finish(unit.lu, data_out),
             ParametersKind::Copy(list) => list.finish(unit, data_out),
+            ParametersKind::Overwrite(list) => list.finish(unit.lu, data_out),
+            ParametersKind::Format(list) => list.finish(data_out),
         }
     }
 }
@@ -234,6 +238,9 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
                 return Err(attention);
             }
             unit.lu.access().check_command(row.flags)?;
+            if !row.flags.has(Flags::NOT_SERVING) {
+                unit.lu.check_operation(row.opcode())?;
+            }
             if row.flags.has(Flags::WRITES) {
                 unit.lu.check_writable()?;
             }

@@ -2,6 +2,8 @@
 
 mod atomic;
 mod capacity;
+mod defects;
+mod erase;
 mod medium;
 mod rw;
 mod unmap;
@@ -9,7 +11,13 @@ mod verify;
 mod write_same;
 
 pub(crate) use self::atomic::{compare_and_write, orwrite_16, write_atomic_16};
+pub use self::capacity::lba_status;
 pub(crate) use self::capacity::{get_lba_status, read_capacity_10, read_capacity_16};
+pub(crate) use self::defects::{read_defect_data_10, read_defect_data_12};
+pub(crate) use self::erase::{
+    FormatList, OverwriteList, format_unit, sanitize_block_erase, sanitize_exit_failure_mode,
+    sanitize_overwrite,
+};
 pub(crate) use self::medium::{
     pre_fetch_10, pre_fetch_16, start_stop_unit, synchronize_cache_10, synchronize_cache_16,
 };

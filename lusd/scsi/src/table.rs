@@ -174,6 +174,8 @@ const QUICK_S: u32 = 10;
 const MEDIUM_S: u32 = 60;
 /// May touch many objects.
 const LONG_S: u32 = 120;
+/// Touches all of them: a day.
+const WHOLE_S: u32 = 86_400;
 
 const SURVEY: Flags = Flags::WITHOUT_UNIT.and(Flags::NOT_SERVING).and(Flags::DURING_ATTENTION);
 const PORT_GROUPS: Flags = Flags::NOT_SERVING.and(Flags::ASYMMETRIC);
@@ -185,6 +187,7 @@ const WRITE: Flags = Flags::WRITES;
 static ROWS: &[Row] = &[
     Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
+    Row::new("FORMAT UNIT", &[0x04, 0x38, 0, 0, 0, 0], WRITE, WHOLE_S, Handler::Unit(sbc::format_unit)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
     Row::new("WRITE (6)", &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_6)),
     Row::new("INQUIRY", &[0x12, 0x01, 0xff, 0xff, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::inquiry)),
@@ -201,8 +204,12 @@ static ROWS: &[Row] = &[
     Row::new("VERIFY (10)", &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::verify_10)),
     Row::new("PRE-FETCH (10)", &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, QUICK_S, Handler::Unit(sbc::pre_fetch_10)),
     Row::new("SYNCHRONIZE CACHE (10)", &[0x35, 0x06, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_10)),
+    Row::new("READ DEFECT DATA (10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_10)),
     Row::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_10)).thin_bits(0x08),
     Row::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], WRITE.and(Flags::THIN), LONG_S, Handler::Unit(sbc::unmap)),
+    Row::new("SANITIZE, OVERWRITE", &[0x48, 0xa1, 0, 0, 0, 0, 0, 0xff, 0xff, 0], WRITE, WHOLE_S, Handler::Unit(sbc::sanitize_overwrite)).service_action(),
+    Row::new("SANITIZE, BLOCK ERASE", &[0x48, 0xa2, 0, 0, 0, 0, 0, 0, 0, 0], WRITE, WHOLE_S, Handler::Unit(sbc::sanitize_block_erase)).service_action(),
+    Row::new("SANITIZE, EXIT FAILURE MODE", &[0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::sanitize_exit_failure_mode)).service_action(),
     Row::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::log_sense)),
     Row::new("MODE SELECT (10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_10)),
     Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)),
@@ -230,6 +237,7 @@ static ROWS: &[Row] = &[
     Row::new("WRITE (12)", &[0xaa, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_12)),
     Row::new("WRITE AND VERIFY (12)", &[0xae, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_and_verify_12)),
     Row::new("VERIFY (12)", &[0xaf, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::verify_12)),
+    Row::new("READ DEFECT DATA (12)", &[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_12)),
 ];
 
 /// In `INDEX`: no command has this operation code.

@@ -86,6 +86,11 @@ impl Copying<'_> {
     /// One step inside the gate of its unit.
     async fn step(&self, unit: &Unit, range: Range, op: Primitive) -> Result<Bytes, Failure> {
         let permit = self.enter(&unit.gate, range).await?;
+        if unit.scsi.operation().check().is_some() {
+            // Erased since the segment began; whoever erases waits for what is inside, so this is seen.
+            leave(unit, permit, None)?;
+            return Err(Failure::Check(Fault::ThirdPartyDeviceFailure.into()));
+        }
         let result = self.steps.perform(unit, op).await;
         leave(unit, permit, result.as_ref().err().copied())?;
         result.map_err(|error| Failure::Check(aborted(error)))

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
-use lusd_scsi::{BlockOp, CheckCondition};
+use lusd_scsi::{BlockOp, CheckCondition, Range};
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::backend::{BackendError, Primitive, Submitted};
+use super::backend::{Backend, BackendError, Primitive, Submitted};
 use super::gate::{Permit, Verdict};
 use super::unit::Unit;
 use super::work::{Work, difference};
@@ -119,7 +119,7 @@ pub enum Failure {
     Miscompare(u64),
     /// Nothing was changed, and nothing will be: the initiator may have given the task up by now.
     Late,
-    /// A task management function ended the task.
+    /// A task management function ended the task; or the unit is not served here any more, and nothing was begun.
     Aborted,
     /// The unit was lost meanwhile: the outcome is not ours to tell.
     Revoked,
@@ -147,6 +147,27 @@ pub fn leave(unit: &Unit, permit: Permit, error: Option<BackendError>) -> Result
         Verdict::Answer if !lost => Ok(()),
         Verdict::Answer | Verdict::Revoked => Err(Failure::Revoked),
     }
+}
+
+/// Which parts of `range` hold data, in order. The caller is inside the gate of `unit`.
+///
+/// # Errors
+/// What the backend says.
+pub async fn mapped(unit: &Unit, range: Range) -> Result<Vec<Range>, BackendError> {
+    let Range { offset, len } = range;
+    let image = match unit.backend().as_deref() {
+        Some(Backend::Rbd(image)) => Ok(image.clone()),
+        Some(Backend::Ram(store)) => Err(store.extents(offset, len)),
+        Some(Backend::Null) => Err(vec![(offset, len)]),
+        None => return Err(BackendError::Lost),
+    };
+    let extents = match image {
+        Ok(image) => {
+            image.extents(offset, len).await.map_err(|error| BackendError::from_errno(error.errno()))?
+        }
+        Err(extents) => extents,
+    };
+    Ok(extents.into_iter().map(|(offset, len)| Range { offset, len }).collect())
 }
 
 /// A job on one unit.
@@ -217,9 +238,8 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
-    use lusd_scsi::{AccessState, Identity, LogicalUnit, LogicalUnitConfig, Range};
+    use lusd_scsi::{AccessState, Identity, LogicalUnit, LogicalUnitConfig};
 
-    use super::super::backend::Backend;
     use super::super::gate::LuEpoch;
     use super::super::ram::RamStore;
     use super::*;

@@ -22,7 +22,7 @@ use lus_map::{
 };
 use lus_map_store::{MapStore, RecordStore};
 use lusd_ceph::{Cluster, Image, ImageUpdates, OpenMode};
-use lusd_scsi::AccessState;
+use lusd_scsi::{AccessState, Operation};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -30,6 +30,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use super::backend::Backend;
 use super::clients::{DataClient, DataClients};
 use super::describe::{self, Geometry};
+use super::erase;
 use super::fencer::Fencer;
 use super::gate::LuEpoch;
 use super::ram::RamStore;
@@ -422,6 +423,10 @@ impl Task {
         client: &mut watch::Receiver<DataClient>,
     ) {
         let epoch = LuEpoch(held.record.lu_epoch.0);
+        unit.scsi.set_operation(match &held.image {
+            Some(image) => erase::left_over(image).await,
+            None => Operation::None,
+        });
         let backend = Arc::new(match (&held.image, &lu.backend) {
             (Some(image), _) => Backend::Rbd(image.clone()),
             (None, MapBackend::Ram { size_bytes, .. }) => Backend::Ram(RamStore::new(*size_bytes)),

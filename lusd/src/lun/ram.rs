@@ -62,6 +62,22 @@ impl RamStore {
         });
     }
 
+    /// Parts of `len` bytes from `offset` on for which memory is taken, in order, as (offset, bytes).
+    pub fn extents(&self, offset: u64, len: u64) -> Vec<(u64, u64)> {
+        let mut extents: Vec<(u64, u64)> = Vec::new();
+        self.each(offset, len, |chunk, _, n, done| {
+            if chunk.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_none() {
+                return;
+            }
+            let (at, n) = (offset + done as u64, n as u64);
+            match extents.last_mut() {
+                Some((start, before)) if *start + *before == at => *before += n,
+                _ => extents.push((at, n)),
+            }
+        });
+        extents
+    }
+
     /// Calls `f(chunk, offset in the chunk, bytes, bytes before these)` for each chunk touched.
     fn each(
         &self,
@@ -100,6 +116,18 @@ mod tests {
         assert_eq!(read(&store, CHUNK - 100, CHUNK + 200), vec![0; CHUNK as usize + 200]);
         assert_eq!(read(&store, CHUNK - 500, 400), data[..400]);
         assert!(store.chunks[1].read().unwrap().is_none(), "a whole zeroed chunk gives its memory back");
+    }
+
+    #[test]
+    fn what_was_written_takes_memory() {
+        let store = RamStore::new(5 * CHUNK);
+        assert_eq!(store.extents(0, 5 * CHUNK), []);
+        store.write(CHUNK - 1, b"ab");
+        store.write(3 * CHUNK, b"c");
+        assert_eq!(store.extents(0, 5 * CHUNK), [(0, 2 * CHUNK), (3 * CHUNK, CHUNK)]);
+        assert_eq!(store.extents(512, CHUNK), [(512, CHUNK)]);
+        store.zero(0, CHUNK);
+        assert_eq!(store.extents(0, 4 * CHUNK - 512), [(CHUNK, CHUNK), (3 * CHUNK, CHUNK - 512)]);
     }
 
     #[test]

@@ -89,8 +89,12 @@ impl Work {
                 debug_assert!(comparand == Comparand::OneBlock || data.len() as u64 == range.len);
                 (smallvec![read(range.offset, range.len)], Then::Compare { expected: data })
             }
-            BlockOp::CompareAndWrite(_) | BlockOp::OrWrite(_) | BlockOp::WriteAtomic(_) => {
-                unreachable!("done alone, by a job")
+            BlockOp::CompareAndWrite(_)
+            | BlockOp::OrWrite(_)
+            | BlockOp::WriteAtomic(_)
+            | BlockOp::LbaStatus { .. }
+            | BlockOp::Erase(_) => {
+                unreachable!("done by a job")
             }
         }
     }

@@ -19,15 +19,18 @@ use anyhow::Context;
 use bytes::Bytes;
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers, QueueWaiter};
 use lusd_iscsi::TaskTag;
-use lusd_scsi::{CheckCondition, ExtendedCopy, Fault};
+use lusd_scsi::{
+    BlockOp, CheckCondition, EraseKind, Erasure, ExtendedCopy, Fault, Operation, Range, lba_status,
+};
 use slab::Slab;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, warn};
 
 use super::connection;
 use super::memory::Charge;
 use crate::lun::backend::{BackendError, Submitted};
 use crate::lun::copy::Copying;
+use crate::lun::erase::{Erasing, Stage};
 use crate::lun::gate::{Permit, Refused};
 use crate::lun::job::{self, Entry, Failure, Job, Steps};
 use crate::lun::unit::Unit;
@@ -39,6 +42,9 @@ const ACCEPT_QUEUE: usize = 256;
 
 /// How often an idle shard notes that it runs.
 const CLOCK_TICK: Duration = Duration::from_millis(500);
+
+/// How often who waits for an erasure looks whether it is still to wait.
+const ERASURE_LOOK: Duration = Duration::from_millis(50);
 
 /// What the rest of the daemon holds of a shard.
 pub struct ShardHandle {
@@ -177,6 +183,8 @@ pub enum Outcome {
     Late,
     /// CHECK CONDITION.
     Check(CheckCondition),
+    /// GOOD, with data whose length nobody knew before.
+    Data(Bytes),
 }
 
 /// An operation between the two passages of the gate.
@@ -201,6 +209,8 @@ pub enum Started {
     Done(Outcome),
     /// The outcome comes by the inbox.
     Pending,
+    /// As `Pending`; setting this ends it, or the wait for it, soon.
+    Stoppable(Rc<Cell<bool>>),
     /// A barrier is held, or another has the range for itself: try again when woken. The work comes back whole.
     Held(Work, Option<Charge>),
     /// The LU is not served here (any more).
@@ -335,6 +345,9 @@ impl Shard {
         if self.service.is_isolated() {
             return Started::Held(work, charge);
         }
+        if let BlockOp::Erase(erasure) = work.op {
+            return self.start_erasure(unit, *erasure, inbox, tag, entry);
+        }
         let alone = work.op.alone();
         let entered = match alone {
             None => unit.gate.enter_on(self.index, work.op.ranges(), &inbox.notify),
@@ -349,6 +362,10 @@ impl Shard {
             // Nothing was submitted, so there is no outcome that the verdict could be about.
             let _ = unit.gate.leave(permit);
             return Started::Done(Outcome::Aborted);
+        }
+        if let BlockOp::LbaStatus { range, allocation_length } = work.op {
+            self.spawn_look(unit, permit, (range, allocation_length), inbox, tag, entry);
+            return Started::Pending;
         }
         if alone.is_some() {
             self.spawn_alone(unit, permit, work, charge, inbox, tag, entry);
@@ -406,6 +423,96 @@ impl Shard {
             drop(charge);
             inbox.push(tag, outcome);
         });
+    }
+
+    /// Looks which parts of a range hold data.
+    #[cold]
+    fn spawn_look(
+        &self,
+        unit: &Arc<Unit>,
+        permit: Permit,
+        (range, allocation_length): (Range, u32),
+        inbox: &Rc<Inbox>,
+        tag: TaskTag,
+        entry: Entry,
+    ) {
+        let (unit, inbox) = (unit.clone(), inbox.clone());
+        inbox.in_flight.set(inbox.in_flight.get() + 1);
+        tokio::task::spawn_local(async move {
+            let result = job::mapped(&unit, range).await;
+            let refused = leave(&unit, permit, entry.reset_generation, result.as_ref().err().copied());
+            let block_size = unit.scsi.block_size();
+            let outcome = refused.unwrap_or_else(|| match result {
+                Ok(mapped) => Outcome::Data(lba_status(block_size, range, &mapped, allocation_length)),
+                Err(error) => Outcome::Done(Err(error)),
+            });
+            inbox.push(tag, outcome);
+        });
+    }
+
+    /// Begins an erasure, which goes on by itself, and waits for its mark or its end.
+    #[cold]
+    fn start_erasure(
+        &self,
+        unit: &Arc<Unit>,
+        erasure: Erasure,
+        inbox: &Rc<Inbox>,
+        tag: TaskTag,
+        entry: Entry,
+    ) -> Started {
+        // Before it begins: who serves the unit anew says what is known of it then.
+        let epoch = unit.gate.epoch();
+        let begun = match erasure.kind {
+            // It stays failed until the mark is off.
+            EraseKind::ExitFailureMode => Ok(()),
+            EraseKind::Format => unit.scsi.begin_operation(Operation::Formatting(0)),
+            EraseKind::Sanitize { .. } => unit.scsi.begin_operation(Operation::Sanitizing(0)),
+        };
+        if let Err(check) = begun {
+            return Started::Done(Outcome::Check(check));
+        }
+        let shard = self.me.upgrade().expect("lives while it is used");
+        let (immediate, stage) = (erasure.immediate, watch::Sender::new(Stage::Beginning));
+        let mut seen = stage.subscribe();
+        // The shard lives on for it as for a connection.
+        self.connections.set(self.connections.get() + 1);
+        let erased = unit.clone();
+        tokio::task::spawn_local(async move {
+            let isolated = || shard.service.is_isolated();
+            let (steps, index) = (&shard.steps, shard.index);
+            let erasing = Erasing { steps, shard: index, unit: &erased, epoch, isolated: &isolated };
+            erasing.run(&erasure, &stage).await;
+            shard.connections.set(shard.connections.get() - 1);
+            shard.idle.notify_one();
+        });
+        let (unit, inbox, stop) = (unit.clone(), inbox.clone(), Rc::new(Cell::new(false)));
+        let stopped = stop.clone();
+        inbox.in_flight.set(inbox.in_flight.get() + 1);
+        tokio::task::spawn_local(async move {
+            let outcome = loop {
+                let stage = *seen.borrow_and_update();
+                match stage {
+                    Stage::Marked if immediate => break Outcome::Done(Ok(Bytes::new())),
+                    Stage::Ended(Ok(())) => break Outcome::Done(Ok(Bytes::new())),
+                    // Not served here any more, with nobody's fault.
+                    Stage::Ended(Err(Failure::Aborted)) => break Outcome::Check(unit.scsi.displaced(None)),
+                    Stage::Ended(Err(Failure::Backend(_))) => {
+                        let check = unit.scsi.operation().check();
+                        break Outcome::Check(check.unwrap_or(Fault::Write.into()));
+                    }
+                    Stage::Ended(Err(failure)) => break failure.into(),
+                    _ if inbox.closed.get() || stopped.get() || entry.is_ended(&unit) => {
+                        break Outcome::Aborted;
+                    }
+                    Stage::Beginning | Stage::Marked => {
+                        // Woken, or not: it is looked at again.
+                        let _ = tokio::time::timeout(ERASURE_LOOK, seen.changed()).await;
+                    }
+                }
+            };
+            inbox.push(tag, outcome);
+        });
+        Started::Stoppable(stop)
     }
 
     /// Carries out a copy; its outcome comes by the inbox. Setting what is returned ends it before its next piece.

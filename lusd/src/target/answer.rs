@@ -62,6 +62,10 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
             return put_off(proto, tag, Status::Busy, reply.transfer_length);
         }
         Outcome::Revoked => unreachable!("a revoked outcome resets the session"),
+        Outcome::Data(data) => {
+            let len = data.len() as u64;
+            return good(proto, tag, data, len);
+        }
         Outcome::Check(check) => {
             debug!(lu = %unit.name, ?check, "answered with an error");
             return refuse(proto, tag, &check, Some(unit), reply.transfer_length);

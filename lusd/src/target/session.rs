@@ -133,7 +133,7 @@ pub struct Session {
     /// Set while any task waits for a look.
     pub(super) asking: bool,
     pub(super) management: Management,
-    /// Copies under way, and what stops each.
+    /// Copies and erasures under way, and what stops each, or the wait for it.
     copies: Vec<(TaskTag, Rc<Cell<bool>>)>,
 }
 
@@ -482,6 +482,10 @@ impl Session {
         }
         match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
+            Started::Stoppable(stop) => {
+                self.copies.push((tag, stop));
+                self.set(tag, Task::Running { unit, reply });
+            }
             Started::Done(Outcome::Revoked) => {
                 // The outcome is not ours to tell: the next look at the handle resets the session.
                 self.set(tag, Task::Aborted);

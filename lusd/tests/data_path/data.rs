@@ -64,6 +64,43 @@ fn many_commands_at_once_are_answered_each_with_its_own() {
 }
 
 #[test]
+fn what_was_written_is_mapped_and_what_was_unmapped_is_not() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let mut status = |lba: u64, reads: u32| {
+        let mut command = Command { reads, ..Command::new(&[0x9e, 0x12]) };
+        command.cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+        command.cdb[10..14].copy_from_slice(&reads.to_be_bytes());
+        host.run(&command).good()
+    };
+    let all = unit.scsi.blocks() as u32;
+    let told = |answer: Vec<u8>| {
+        let of = |entry: &[u8]| (u32::from_be_bytes(entry[4..8].try_into().unwrap()), entry[12]);
+        answer[8..].chunks(16).map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(told(status(0, 4096).data), [(0, 1)]);
+    host.run(&Command::write(5000, &pattern(1, 512))).good();
+    let mut command =
+        Command { reads: 4096, ..Command::new(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 16]) };
+    let answer = host.run(&command).good();
+    assert_eq!((answer.data.len(), answer.underflow), (8 + 3 * 16, 4096 - (8 + 3 * 16)));
+    assert_eq!(told(answer.data), [(7, 1), (4096, 0), (6144, 1)]);
+    assert_eq!(all, 131_072);
+    // As much as the host takes.
+    command.cdb[12..14].copy_from_slice(&[0, 24]);
+    command.reads = 24;
+    let answer = host.run(&command).good();
+    assert_eq!(
+        (answer.data[3], answer.data.len(), answer.underflow, answer.overflow),
+        (4 + 3 * 16, 24, 0, 0)
+    );
+    host.run(&Command::write_same(4096, 2048, &[0; 512])).good();
+    command.reads = 4096;
+    command.cdb[12..14].copy_from_slice(&[16, 0]);
+    assert_eq!(told(host.run(&command).good().data), [(7, 1)]);
+}
+
+#[test]
 fn null_takes_everything_and_reads_zeros() {
     let gateway = Gateway::start(limits(), 1);
     gateway.show(&[(0, &gateway.null())]);

@@ -9,6 +9,7 @@ mod capacity;
 mod copy;
 mod data;
 mod discovery;
+mod erase;
 mod garbage;
 mod gate;
 mod gateway;

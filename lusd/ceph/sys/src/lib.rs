@@ -285,6 +285,16 @@ unsafe extern "C" {
     pub fn rbd_config_image_list_cleanup(options: *mut rbd_config_option_t, max_options: c_int);
     pub fn rbd_create4(io: rados_ioctx_t, name: *const c_char, size: u64, opts: rbd_image_options_t)
     -> c_int;
+    pub fn rbd_diff_iterate2(
+        image: rbd_image_t,
+        fromsnapname: *const c_char,
+        ofs: u64,
+        len: u64,
+        include_parent: u8,
+        whole_object: u8,
+        cb: Option<extern "C" fn(ofs: u64, len: size_t, exists: c_int, arg: *mut c_void) -> c_int>,
+        arg: *mut c_void,
+    ) -> c_int;
     pub fn rbd_get_features(image: rbd_image_t, features: *mut u64) -> c_int;
     pub fn rbd_get_id(image: rbd_image_t, id: *mut c_char, id_len: size_t) -> c_int;
     pub fn rbd_get_size(image: rbd_image_t, size: *mut u64) -> c_int;
@@ -310,6 +320,14 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn rbd_lock_get_owners_cleanup(lock_owners: *mut *mut c_char, lock_owner_count: size_t);
     pub fn rbd_lock_release(image: rbd_image_t) -> c_int;
+    pub fn rbd_metadata_get(
+        image: rbd_image_t,
+        key: *const c_char,
+        value: *mut c_char,
+        val_len: *mut size_t,
+    ) -> c_int;
+    pub fn rbd_metadata_remove(image: rbd_image_t, key: *const c_char) -> c_int;
+    pub fn rbd_metadata_set(image: rbd_image_t, key: *const c_char, value: *const c_char) -> c_int;
     pub fn rbd_mirror_image_get_info(
         image: rbd_image_t,
         mirror_image_info: *mut rbd_mirror_image_info_t,

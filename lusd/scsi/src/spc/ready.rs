@@ -1,5 +1,6 @@
 //! TEST UNIT READY, REQUEST SENSE, PREVENT ALLOW MEDIUM REMOVAL.
 
+use crate::LogicalUnit;
 use crate::cdb::Cdb;
 use crate::plan::{Plan, Request, Unit};
 use crate::sense::{CheckCondition, Fault, SenseCode, SenseFormat};
@@ -22,6 +23,13 @@ pub(crate) fn prevent_allow_medium_removal(_cdb: &Cdb, _unit: Unit<'_>) -> Resul
     Ok(Plan::done())
 }
 
+fn why_not_ready(lu: &LogicalUnit) -> CheckCondition {
+    match lu.access().code() {
+        Some(code) => CheckCondition::new(code),
+        None => lu.operation().check().unwrap_or(CheckCondition::new(SenseCode::NO_SENSE)),
+    }
+}
+
 /// REQUEST SENSE: a pending unit attention is returned as parameter data and thereby cleared; else why the unit does not
 /// serve; else NO SENSE. Where there is no logical unit the status is GOOD too (SAM-5).
 pub(crate) fn request_sense(request: &Request<'_>) -> Result<Plan, CheckCondition> {
@@ -29,10 +37,7 @@ pub(crate) fn request_sense(request: &Request<'_>) -> Result<Plan, CheckConditio
     let check = match request.unit {
         None if request.is_to_well_known() => CheckCondition::new(SenseCode::NO_SENSE),
         None => Fault::LogicalUnitNotSupported.into(),
-        Some(unit) => unit
-            .nexus
-            .take(&unit.lu.attentions)
-            .unwrap_or_else(|| CheckCondition::new(unit.lu.access().code().unwrap_or(SenseCode::NO_SENSE))),
+        Some(unit) => unit.nexus.take(&unit.lu.attentions).unwrap_or_else(|| why_not_ready(unit.lu)),
     };
     let format = if request.cdb.flag(1, DESC) { SenseFormat::Descriptor } else { SenseFormat::Fixed };
     Ok(Plan::reply(check.sense(format).to_vec(), u32::from(request.cdb.u8(4))))

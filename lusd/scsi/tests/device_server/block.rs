@@ -378,6 +378,7 @@ fn every_operation_that_modifies_is_marked_so_in_the_table() {
         // One block, one parameter list, where the CDB has a length.
         match (row.name, row.usage.len()) {
             ("UNMAP", _) => cdb[8] = 24,
+            ("SANITIZE, OVERWRITE" | "SANITIZE, BLOCK ERASE", _) => {}
             (_, 10) if row.flags.has(Flags::READS) || row.flags.has(Flags::WRITES) => cdb[8] = 1,
             (_, 12) if row.flags.has(Flags::READS) || row.flags.has(Flags::WRITES) => cdb[9] = 1,
             (_, 16) if row.flags.has(Flags::READS) || row.flags.has(Flags::WRITES) => cdb[13] = 1,
@@ -391,6 +392,9 @@ fn every_operation_that_modifies_is_marked_so_in_the_table() {
                 let mut list = vec![0; plan.transfer_out as usize];
                 if row.name == "UNMAP" {
                     list = unmap_list(&[(0, 1)]);
+                }
+                if row.name == "SANITIZE, OVERWRITE" {
+                    list = vec![1, 0, 0, 1, 0];
                 }
                 match parameters.finish(bed.unit(), &list) {
                     Ok(After::Block(op)) => Some(op),
@@ -528,8 +532,8 @@ fn backend_errors_have_their_answers() {
 }
 
 #[test]
-fn everything_is_mapped_from_the_starting_block_to_the_end() {
-    let bed = Bed::new();
+fn everything_is_mapped_on_a_thick_unit() {
+    let bed = Bed::thick();
     for lba in [0, 7, LAST] {
         let mut expected = vec![0, 0, 0, 20, 0, 0, 0, 0];
         expected.extend(lba.to_be_bytes());
@@ -539,4 +543,47 @@ fn everything_is_mapped_from_the_starting_block_to_the_end() {
         assert_eq!(bed.data(&cdb16(0x9e, 0x12, lba, 12)), expected[..12]);
     }
     assert_eq!(bed.error(&cdb16(0x9e, 0x12, BLOCKS, 24)), CheckCondition::lba_out_of_range(BLOCKS));
+}
+
+#[test]
+fn a_thin_unit_asks_what_is_mapped() {
+    let bed = Bed::new();
+    for lba in [0, 7, LAST] {
+        let op = BlockOp::LbaStatus { range: range(lba, BLOCKS - lba), allocation_length: 99 };
+        assert!(!op.modifies());
+        assert_eq!(bed.op(&cdb16(0x9e, 0x12, lba, 99)), (op, 0, 0));
+    }
+    assert_eq!(bed.error(&cdb16(0x9e, 0x12, BLOCKS, 24)), CheckCondition::lba_out_of_range(BLOCKS));
+    // Bounded in objects.
+    let large = Bed::with(LogicalUnitConfig { capacity_bytes: 1 << 40, ..config() });
+    let op = large.op(&cdb16(0x9e, 0x12, 1, 24)).0;
+    assert_eq!(op.ranges(), [Range { offset: 512, len: 1 << 30 }]);
+}
+
+#[test]
+fn what_is_mapped_is_told_in_order_and_without_gaps() {
+    let descriptors = |range, mapped: &[Range]| {
+        let data = lba_status(BlockSize::B512, range, mapped, u32::MAX);
+        assert_eq!(data[..4], (data.len() as u32 - 4).to_be_bytes());
+        let of = |entry: &[u8]| {
+            let lba = u64::from_be_bytes(entry[..8].try_into().unwrap());
+            (lba, u32::from_be_bytes(entry[8..12].try_into().unwrap()), entry[12])
+        };
+        data[8..].chunks(16).map(of).collect::<Vec<_>>()
+    };
+    const DEALLOCATED: u8 = 1;
+    assert_eq!(descriptors(range(5, 10), &[]), [(5, 10, DEALLOCATED)]);
+    assert_eq!(descriptors(range(5, 10), &[range(0, 100)]), [(5, 10, 0)]);
+    assert_eq!(
+        descriptors(range(5, 10), &[range(2, 4), range(8, 2), range(14, 9)]),
+        [(5, 1, 0), (6, 2, DEALLOCATED), (8, 2, 0), (10, 4, DEALLOCATED), (14, 1, 0)]
+    );
+    // A block that holds data in part is mapped.
+    let part = Range { offset: 7 * 512 + 100, len: 10 };
+    assert_eq!(descriptors(range(5, 10), &[part])[1], (7, 1, 0));
+    let whole = lba_status(BlockSize::B512, range(5, 10), &[part], u32::MAX);
+    for len in 0..=whole.len() + 1 {
+        let expected = &whole[..len.min(whole.len())];
+        assert_eq!(lba_status(BlockSize::B512, range(5, 10), &[part], len as u32), expected);
+    }
 }

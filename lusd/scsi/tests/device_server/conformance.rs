@@ -57,7 +57,12 @@ const COMMANDS: &[About] = &[
     ("SYNCHRONIZE CACHE", "IMMED is answered after the flush all the same", MEDIUM),
     ("WRITE SAME", "at most 16 MiB; UNMAP, NDOB where thin; ANCHOR refused", SAMES),
     ("UNMAP", "256 descriptors; ANCHOR refused", &["block::unmap_takes_its_descriptors_all_or_none", "block::unmap_is_bounded_in_blocks", "block::unmap_lists_that_do_not_add_up_are_refused", "block::a_thick_unit_has_no_unmap"]),
-    ("GET LBA STATUS", "all is mapped", &["block::everything_is_mapped_from_the_starting_block_to_the_end"]),
+    ("GET LBA STATUS", "by whole objects, 256 at a time; all is mapped where thick", &["block::a_thin_unit_asks_what_is_mapped", "block::what_is_mapped_is_told_in_order_and_without_gaps", "block::everything_is_mapped_on_a_thick_unit", "lusd: data::what_was_written_is_mapped_and_what_was_unmapped_is_not"]),
+    ("FORMAT UNIT", "no defect lists, no protection information, no pattern; IMMED", &["erase::block_erase_and_format_give_space_back", "erase::while_it_goes_on_only_those_that_ask_are_answered", "erase::what_has_failed_is_to_be_put_right", "lusd: erase::the_whole_medium_is_overwritten_or_erased"]),
+    ("READ DEFECT DATA", "both lists are empty", &["erase::there_are_no_defects"]),
+    ("SANITIZE, OVERWRITE", "INVERT, IMMED, AUSE", &["erase::a_pattern_is_repeated_to_a_block", "erase::overwrites_that_make_no_sense_are_refused", "erase::while_it_goes_on_only_those_that_ask_are_answered", "lusd: erase::it_goes_on_whatever_becomes_of_the_session", "lusd: erase::a_reset_does_not_end_it"]),
+    ("SANITIZE, BLOCK ERASE", "IMMED, AUSE", &["erase::block_erase_and_format_give_space_back", "lusd: erase::the_whole_medium_is_overwritten_or_erased"]),
+    ("SANITIZE, EXIT FAILURE MODE", "", &["erase::what_has_failed_is_to_be_put_right", "lusd: erase::what_is_half_erased_does_not_look_erased"]),
     ("LOG SENSE", "nothing is saved (SP refused)", &["logs::the_lists_name_what_is_served", "logs::parameter_pointers_are_bounded_and_nothing_is_saved"]),
     ("COMPARE AND WRITE", "at most 255 blocks", &["atomic::compare_and_write_takes_twice_its_blocks", "atomic::compare_and_write_is_bounded_as_announced", "atomic::data_of_another_length_is_refused_whole"]),
     ("EXTENDED COPY (LID1)", "between block devices; 8 targets, 16 segments", &["copy::a_segment_names_bytes_of_its_units", "copy::a_unit_is_named_by_any_of_its_designators", "copy::segments_that_cannot_be_copied_abort", "copy::lists_that_do_not_add_up_are_refused"]),
@@ -73,15 +78,13 @@ const COMMANDS: &[About] = &[
 /// Commands of SPC-4, SBC-3 and SPC-5 that hosts may try: name, operation code, service action. Those of them that the table has by
 /// now are not listed.
 const OTHERS: &[(&str, u8, Option<u8>)] = &[
-    ("FORMAT UNIT", 0x04, None),
     ("REASSIGN BLOCKS", 0x07, None),
     ("RESERVE (6), RELEASE (6)", 0x16, None),
-    ("READ DEFECT DATA (10)", 0x37, None),
     ("WRITE BUFFER", 0x3b, None),
     ("READ BUFFER", 0x3c, None),
     ("READ LONG (10)", 0x3e, None),
     ("WRITE LONG (10)", 0x3f, None),
-    ("SANITIZE", 0x48, None),
+    ("SANITIZE, CRYPTOGRAPHIC ERASE", 0x48, Some(0x03)),
     ("LOG SELECT", 0x4c, None),
     ("XDWRITEREAD (10)", 0x53, None),
     ("RESERVE (10), RELEASE (10)", 0x56, None),
@@ -105,7 +108,6 @@ const OTHERS: &[(&str, u8, Option<u8>)] = &[
     ("SET TARGET PORT GROUPS", 0xa4, Some(0x0a)),
     ("SET TIMESTAMP", 0xa4, Some(0x0f)),
     ("SECURITY PROTOCOL OUT", 0xb5, None),
-    ("READ DEFECT DATA (12)", 0xb7, None),
 ];
 
 /// What is told of a page: its codes, name, what else is to be said, its own tests.

@@ -7,6 +7,7 @@ mod bed;
 mod block;
 mod conformance;
 mod copy;
+mod erase;
 mod identity;
 mod logs;
 mod mode;

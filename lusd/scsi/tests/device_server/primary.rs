@@ -68,7 +68,6 @@ fn every_reply_is_cut_to_its_allocation_length() {
         ("LOG SENSE, the list", 0xffff, Box::new(move |len| log_sense(0x00ff, len))),
         ("LOG SENSE", 0xffff, Box::new(move |len| log_sense(0x6f00, len))),
         ("READ CAPACITY (16)", u32::MAX, Box::new(read_capacity_16)),
-        ("GET LBA STATUS", u32::MAX, Box::new(|n| cdb16(0x9e, 0x12, 0, n))),
         ("REPORT LUNS", u32::MAX, Box::new(|len| report_luns(0, len))),
         ("all operation codes", u32::MAX, Box::new(move |len| opcodes(0x80, len))),
         ("target port groups", u32::MAX, Box::new(move |len| port_groups(0, len))),

@@ -17,6 +17,7 @@ pub(crate) fn accepted(row: &Row) -> [u8; 16] {
         "WRITE SAME (10)" => cdb[8] = 1,
         "WRITE SAME (16)" => cdb[13] = 1,
         "READ (6)" | "WRITE (6)" => cdb[4] = 1,
+        "SANITIZE, OVERWRITE" => cdb[8] = 5,
         _ => {}
     }
     cdb
