@@ -9,8 +9,8 @@ use crate::lun::Lun;
 use crate::sbc::{FormatList, OverwriteList, UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
 use crate::spc::{self, CopyList, ExtendedCopy, ModeSelect};
-use crate::table::{self, Flags, Handler};
-use crate::{AccessState, LogicalUnit, TargetPort};
+use crate::table::{self, Flags, Handler, Row};
+use crate::{AccessState, LogicalUnit, Operation, TargetPort};
 
 /// What a session shows of its logical units, for REPORT LUNS.
 pub trait SessionView {
@@ -205,9 +205,19 @@ impl Request<'_> {
     }
 }
 
+/// While the medium is sanitized or formatted, and after that has failed, nothing that needs it is looked at any closer.
+#[cold]
+fn check_operation(row: &Row, unit: Unit<'_>) -> Result<(), CheckCondition> {
+    if row.flags.has(Flags::NOT_SERVING) || unit.lu.access() != AccessState::Serving {
+        return Ok(());
+    }
+    let checked = unit.lu.check_operation(row.opcode());
+    checked.map_err(|check| unit.nexus.take(&unit.lu.attentions).unwrap_or(check))
+}
+
 /// Plans one command. `unit` is what the session has under the addressed LUN, `None` if nothing.
 ///
-/// The order of the checks: operation code, reserved bits, unit attention, access state, write protection, the
+/// The order of the checks: operation code, an operation on the whole medium, reserved bits, unit attention, access state, write protection, the
 /// command's own fields, its range. `Err`: status CHECK CONDITION, with sense data in the logical unit's
 /// [`LogicalUnit::sense_format`].
 pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result<Plan, CheckCondition> {
@@ -231,6 +241,9 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
         Some(unit) => {
             let row = row?;
             row.check_offered(unit.lu)?;
+            if unit.lu.operation() != Operation::None {
+                check_operation(row, unit)?;
+            }
             row.check(&cdb, len, unit.lu.is_thin())?;
             if !row.flags.has(Flags::DURING_ATTENTION)
                 && let Some(attention) = unit.nexus.take(&unit.lu.attentions)
@@ -238,9 +251,6 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
                 return Err(attention);
             }
             unit.lu.access().check_command(row.flags)?;
-            if !row.flags.has(Flags::NOT_SERVING) {
-                unit.lu.check_operation(row.opcode())?;
-            }
             if row.flags.has(Flags::WRITES) {
                 unit.lu.check_writable()?;
             }

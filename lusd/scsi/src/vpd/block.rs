@@ -41,8 +41,11 @@ fn put(body: &mut [u8], at: usize, value: u32) {
 pub(super) fn characteristics(_: &LogicalUnit, _: &TargetPort) -> Vec<u8> {
     /// MEDIUM ROTATION RATE: does not rotate. Many disks serve one image in parallel, so hosts must not sort by LBA.
     const NON_ROTATING: u16 = 0x0001;
+    /// WABEREQ 01b: after SANITIZE, BLOCK ERASE reads end with GOOD, without a write before.
+    const READ_AFTER_BLOCK_ERASE: u8 = 0x40;
     let mut body = vec![0; PAGE_BYTES];
     body[..2].copy_from_slice(&NON_ROTATING.to_be_bytes());
+    body[7 - 4] = READ_AFTER_BLOCK_ERASE;
     body
 }
 

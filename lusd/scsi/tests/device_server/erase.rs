@@ -113,6 +113,11 @@ fn while_it_goes_on_only_those_that_ask_are_answered() {
                 assert_eq!(check.specific, Some(KeySpecific::Progress(0x8000)), "{}", row.name);
             }
         }
+        let malformed = [0x1b, 1, 0, 0, 0x13, 0];
+        assert_eq!(bed.error(&malformed).code.ascq, ascq, "nothing is looked at any closer");
+        bed.lu.raise(UnitAttention::DeviceReset, None);
+        assert_eq!(bed.error(&malformed).code, UnitAttention::DeviceReset.code(), "told first");
+        assert_eq!(bed.error(&malformed).code.ascq, ascq);
         assert_eq!(request_sense(&bed), (2, 4, ascq, [0x80, 0x80, 0]));
         for op in [&read, &admitted] {
             assert_eq!(bed.lu.admit(op).unwrap_err().code.ascq, ascq, "what was planned before");

@@ -169,8 +169,8 @@ fn provisioning_and_characteristics() {
     assert_eq!(Bed::new().data(&vpd(0xb2)), [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);
     assert_eq!(Bed::thick().data(&vpd(0xb2)), [0, 0xb2, 0, 4, 0, 0, 0, 0]);
     let page = Bed::new().data(&vpd(0xb1));
-    assert_eq!(page[..6], [0, 0xb1, 0, 0x3c, 0, 1]);
-    assert!(page[6..].iter().all(|byte| *byte == 0));
+    assert_eq!(page[..8], [0, 0xb1, 0, 0x3c, 0, 1, 0, 0x40], "WABEREQ 01b");
+    assert!(page[8..].iter().all(|byte| *byte == 0));
     assert_eq!(Bed::new().data(&vpd(0x87)), [0, 0x87, 0, 4, 0x3f, 0xff, 0, 0]);
     for (write_cache, v_sup) in [(false, 0), (true, 1)] {
         let bed = Bed::with(LogicalUnitConfig { write_cache, ..config() });

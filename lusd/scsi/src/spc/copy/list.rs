@@ -118,20 +118,17 @@ fn identifier(header: &[u8; HEADER_BYTES]) -> Result<Option<u8>, CheckCondition>
     }
 }
 
-/// Identification descriptor of a block device (SPC-4 6.4.5.2, 6.4.5.7); `at`: where it stands in the list.
+/// Identification descriptor of a block device (SPC-4 6.4.5.2, 6.4.5.7), which has a use for LU ID TYPE no more; `at`: where it stands in the
+/// list.
 fn target(descriptor: &[u8; TARGET_BYTES], at: usize) -> Result<Target, CheckCondition> {
-    const LU_ID_TYPE: u8 = 0xc0;
     const NUL: u8 = 0x20;
     const DESIGNATOR: std::ops::Range<usize> = 8..28;
-    let field = |byte: usize, bit| CheckCondition::invalid_parameter((at + byte) as u16, bit);
     if descriptor[0] != IDENTIFICATION {
         return Err(Fault::UnsupportedTargetDescriptor.into());
     }
-    if descriptor[1] & LU_ID_TYPE != 0 {
-        return Err(field(1, Some(7)));
-    }
     let len = usize::from(descriptor[7]);
-    let designator = descriptor[DESIGNATOR].get(..len).ok_or(field(7, None))?;
+    let designator = descriptor[DESIGNATOR].get(..len);
+    let designator = designator.ok_or(CheckCondition::invalid_parameter(at as u16 + 7, None))?;
     Ok(Target {
         code_set: descriptor[4] & 0x0f,
         association_and_type: descriptor[5] & 0x3f,
