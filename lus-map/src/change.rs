@@ -23,7 +23,7 @@ use crate::id::Epoch;
 use crate::increment::{CHANGES_MAX, Increment, KeyChange, ORIGIN_TEXT_BYTES_MAX, Origin};
 use crate::key::Key;
 use crate::map::LusMap;
-use crate::model::{Meta, WRITER};
+use crate::model::{BASE_WRITER, Meta, WRITER};
 use crate::time::Timestamp;
 use crate::wire::Entity;
 
@@ -56,7 +56,7 @@ impl Change {
 /// The increment of epoch 1 of a new map.
 pub fn create(fsid: Uuid, origin: &Origin) -> Increment {
     let meta = Meta {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         fsid,
         created: origin.when,
         required_features: Default::default(),

@@ -14,7 +14,9 @@ use crate::key::{HostKey, InstanceKey, LunKey};
 use crate::time::Timestamp;
 
 /// The writer level of this program: it may write what asks for no more (`min_writer`).
-pub const WRITER: u32 = 1;
+pub const WRITER: u32 = 2;
+/// What entities ask for that hold nothing which older programs would lose.
+pub(crate) const BASE_WRITER: u32 = 1;
 /// The required features that this program knows.
 pub const FEATURES: &[&str] = &[];
 /// Portals that a daemon announces at most; each is a line in every SendTargets answer.

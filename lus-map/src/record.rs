@@ -20,15 +20,17 @@
 //! anything read-write).
 
 mod handover;
+mod reservations;
 
 use std::fmt;
 
 pub use handover::{Handover, MOVE_PATIENCE, handover};
 use prost::Message;
+pub use reservations::{REGISTRATIONS_MAX, RESERVATIONS_WRITER, Registration, ReservationKind, Reservations};
 use serde::Serialize;
 
 use crate::id::{ClientAddr, DaemonId, Epoch, LuId};
-use crate::model::{Fenced, WRITER};
+use crate::model::{BASE_WRITER, Fenced, WRITER};
 use crate::wire::{Corrupt, ENTITY_BYTES_MAX, message, name, pb, uuid};
 
 /// What the names of the objects begin with.
@@ -179,12 +181,22 @@ pub struct LuRecord {
     /// Where it stands.
     #[serde(flatten)]
     pub state: LuState,
+    /// What hosts have registered and reserved. It stays while the holder changes.
+    #[serde(skip_serializing_if = "Reservations::is_untouched")]
+    pub reservations: Reservations,
 }
 
 impl LuRecord {
     /// The first record of a unit.
     pub fn new(lu: LuId) -> Self {
-        Self { min_writer: WRITER, lu, lu_epoch: Epoch(0), version: 1, state: LuState::New }
+        Self {
+            min_writer: BASE_WRITER,
+            lu,
+            lu_epoch: Epoch(0),
+            version: 1,
+            state: LuState::New,
+            reservations: Reservations::default(),
+        }
     }
 
     /// The next record of the same epoch.
@@ -304,6 +316,37 @@ impl LuRecord {
         }
     }
 
+    /// The holder writes what hosts have registered and reserved, before it acts on it.
+    ///
+    /// # Errors
+    /// [`RecordError::WrongState`] unless it is served, [`RecordError::NotHolder`] for any but the holder.
+    pub fn reserve(&self, by: &Holder, reservations: Reservations) -> Result<Self, RecordError> {
+        match &self.state {
+            LuState::Serving { holder } | LuState::Moving { from: holder, .. } => {
+                self.only_by(by, holder, "be reserved")?;
+                self.with_reservations(reservations)
+            }
+            _ => Err(self.wrong_state("be reserved")),
+        }
+    }
+
+    /// An administrator takes all registrations away, whoever holds the unit: the holder sees it when it looks at the record.
+    ///
+    /// # Errors
+    /// [`RecordError::TooOld`].
+    pub fn clear_reservations(&self) -> Result<Self, RecordError> {
+        let generation = self.reservations.generation.wrapping_add(1);
+        self.with_reservations(Reservations { generation, ..Reservations::default() })
+    }
+
+    fn with_reservations(&self, reservations: Reservations) -> Result<Self, RecordError> {
+        let mut next = self.step(self.state.clone())?;
+        next.min_writer =
+            if reservations.registrations.is_empty() { BASE_WRITER } else { RESERVATIONS_WRITER };
+        next.reservations = reservations;
+        Ok(next)
+    }
+
     /// The object's data.
     pub fn encode(&self) -> Vec<u8> {
         let state = match &self.state {
@@ -326,6 +369,7 @@ impl LuRecord {
             lu_epoch: self.lu_epoch.0,
             version: self.version,
             state: Some(state),
+            reservations: self.reservations.encode(),
         }
         .encode_to_vec()
     }
@@ -366,6 +410,7 @@ impl LuRecord {
             lu_epoch: Epoch(record.lu_epoch),
             version: record.version,
             state,
+            reservations: Reservations::decode(record.reservations)?,
         })
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use lusd::lun::backend::Backend;
 use lusd::lun::gate::LuEpoch;
 use lusd::lun::ram::RamStore;
+use lusd::lun::reserve;
 use lusd::lun::unit::Unit;
 use lusd::net::shard::ShardHandle;
 use lusd::service::{Limits, Service};
@@ -42,6 +43,10 @@ fn main() -> anyhow::Result<()> {
             unit("ram:r", 1 << 30, Backend::Ram(RamStore::new(1 << 30)), shards)?,
         ),
     ];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+    for (_, unit) in &luns {
+        runtime.spawn(reserve::serve_volatile(unit.clone(), service.clone()));
+    }
     let target = TargetView { open: true, luns: luns.into_iter().collect(), ..Default::default() };
     service.publish(View {
         group_tag: 1,
@@ -53,7 +58,6 @@ fn main() -> anyhow::Result<()> {
         (0..shards).map(|i| ShardHandle::start(i, service.clone())).collect::<Result<Vec<_>, _>>()?;
     let listener = std::net::TcpListener::bind(address)?;
     eprintln!("iscsi://{address}/{TARGET}/0");
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for i in 0.. {
         let (stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;

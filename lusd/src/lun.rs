@@ -11,6 +11,7 @@ pub mod gate;
 pub mod job;
 pub mod owner;
 pub mod ram;
+pub mod reserve;
 pub mod takeover;
 pub mod unit;
 pub mod work;

@@ -20,8 +20,8 @@ use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
 use crate::model::{
-    ADDRESSES_MAX, DaemonInstance, FENCED_MAX, Fenced, InstanceState, PORTALS_MAX, PlacementReason,
-    WEIGHT_DEFAULT, WRITER, is_line_text,
+    ADDRESSES_MAX, BASE_WRITER, DaemonInstance, FENCED_MAX, Fenced, InstanceState, PORTALS_MAX,
+    PlacementReason, WEIGHT_DEFAULT, is_line_text,
 };
 use crate::placement::choose;
 
@@ -65,7 +65,7 @@ pub fn register(map: &LusMap, origin: &Origin, ask: &Register) -> Result<Change,
     own.iter().try_for_each(|addr| not_on_record(map, addr))?;
     let mut draft = Draft::new(map, origin);
     let mut instance = DaemonInstance {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         id: ask.id.clone(),
         up_from: draft.epoch(),
         state: InstanceState::Up,

@@ -5,7 +5,7 @@ use crate::id::Iqn;
 use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
-use crate::model::{Host, WRITER};
+use crate::model::{BASE_WRITER, Host};
 
 /// Hosts of all targets at most.
 pub const HOSTS_MAX: usize = 65_536;
@@ -28,7 +28,7 @@ pub fn add(map: &LusMap, origin: &Origin, target: &Iqn, initiator: &Iqn) -> Resu
     }
     let mut draft = Draft::new(map, origin);
     draft.put(&Host {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         target: target.clone(),
         initiator: initiator.clone(),
         created: origin.when,

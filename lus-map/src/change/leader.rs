@@ -4,7 +4,7 @@ use super::{Change, Draft, Refusal};
 use crate::increment::Origin;
 use crate::key::{InstanceKey, Key};
 use crate::map::LusMap;
-use crate::model::{Leader, WRITER};
+use crate::model::{BASE_WRITER, Leader};
 
 /// The leader, if `origin` is of its term, which is the map's, and it is up.
 ///
@@ -34,7 +34,7 @@ pub fn take(map: &LusMap, origin: &Origin, me: &InstanceKey) -> Result<Change, R
     let mut draft = Draft::new(map, &origin);
     draft.put(&meta);
     draft.put(&Leader {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         daemon: me.id.clone(),
         up_from: me.up_from,
         term,

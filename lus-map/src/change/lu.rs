@@ -11,8 +11,8 @@ use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
 use crate::model::{
-    Backend, BlockSize, Lu, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, PlacementReason, SERIAL_BYTES_MAX,
-    VENDOR_BYTES_MAX, VENDOR_DEFAULT, WRITER, is_scsi_text,
+    BASE_WRITER, Backend, BlockSize, Lu, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, PlacementReason,
+    SERIAL_BYTES_MAX, VENDOR_BYTES_MAX, VENDOR_DEFAULT, is_scsi_text,
 };
 
 /// Logical units at most: five times what is promised to be fast.
@@ -85,7 +85,7 @@ pub fn add(map: &LusMap, origin: &Origin, ask: &AddLu) -> Result<Change, Refusal
         };
     }
     let lu = Lu {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         id: ask.id,
         backend: ask.backend.clone(),
         block_size: ask.block_size,

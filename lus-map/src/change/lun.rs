@@ -8,7 +8,7 @@ use crate::id::{Iqn, LUN_MAX, LuName, Lun};
 use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
-use crate::model::{Lu, LunMapping, WRITER};
+use crate::model::{BASE_WRITER, Lu, LunMapping};
 
 /// LUNs of all targets at most.
 pub const LUNS_MAX: usize = 262_144;
@@ -80,7 +80,7 @@ pub fn map(map: &LusMap, origin: &Origin, ask: &MapLun) -> Result<Change, Refusa
     }
     let mut draft = Draft::new(map, origin);
     draft.put(&LunMapping {
-        min_writer: WRITER,
+        min_writer: BASE_WRITER,
         target: ask.target.clone(),
         lun,
         host: ask.host.clone(),

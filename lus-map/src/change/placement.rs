@@ -14,7 +14,7 @@ use crate::flag::Flag;
 use crate::id::{DaemonId, LuId};
 use crate::increment::Origin;
 use crate::map::LusMap;
-use crate::model::{Backend, DaemonInstance, Placement, PlacementReason, WRITER};
+use crate::model::{BASE_WRITER, Backend, DaemonInstance, Placement, PlacementReason};
 use crate::placement::Takers;
 
 /// Placements written in one step at most: with the other keys of a registration they stay below
@@ -30,7 +30,16 @@ pub const FAILBACK_UP: Duration = Duration::from_secs(60);
 pub(super) fn place(draft: &mut Draft<'_>, lu: LuId, owner: &DaemonId, reason: PlacementReason) {
     let (since, moved) = (draft.epoch(), draft.when());
     let owner = owner.clone();
-    draft.put(&Placement { min_writer: WRITER, lu, owner, since, reason, pinned: false, pin: None, moved });
+    draft.put(&Placement {
+        min_writer: BASE_WRITER,
+        lu,
+        owner,
+        since,
+        reason,
+        pinned: false,
+        pin: None,
+        moved,
+    });
 }
 
 /// Gives a unit another owner; its pin stays.

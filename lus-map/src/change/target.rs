@@ -5,7 +5,7 @@ use crate::id::Iqn;
 use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
-use crate::model::{Target, WRITER};
+use crate::model::{BASE_WRITER, Target};
 
 /// Targets at most: each is a line in a SendTargets answer of an initiator that may see all.
 pub const TARGETS_MAX: usize = 4096;
@@ -25,7 +25,7 @@ pub fn create(map: &LusMap, origin: &Origin, iqn: &Iqn, open: bool) -> Result<Ch
         return Err(Refusal::TooMany { what: "targets", limit: TARGETS_MAX });
     }
     let mut draft = Draft::new(map, origin);
-    draft.put(&Target { min_writer: WRITER, iqn: iqn.clone(), open, created: origin.when });
+    draft.put(&Target { min_writer: BASE_WRITER, iqn: iqn.clone(), open, created: origin.when });
     let why = format!("target create {iqn}{}", if open { " --open" } else { "" });
     draft.finish(why, format!("target '{iqn}' created"))
 }

@@ -1,7 +1,7 @@
 //! Unit attentions (SAM-5 5.14): what an I_T nexus must be told before its next command runs.
 //!
 //! ```text
-//! LogicalUnit.attentions: AttentionLog            NexusLu, one per (I_T nexus, logical unit)
+//! LogicalUnit.attentions: AttentionLog            Told, one per (I_T nexus, logical unit)
 //!   generation: counts events of all kinds          quiet_at: the generation up to which nothing is pending
 //!   latest[kind]: generation of the last one        pending: set of kinds
 //! ```
@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sense::{CheckCondition, SenseCode, SenseKey};
-use crate::spc::CopyResults;
 
 /// A unit attention condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +31,12 @@ pub enum UnitAttention {
     NexusLoss,
     /// COMMANDS CLEARED BY ANOTHER INITIATOR: a CLEAR TASK SET of another nexus.
     CommandsCleared,
+    /// RESERVATIONS PREEMPTED: all registrations were cleared.
+    ReservationsPreempted,
+    /// RESERVATIONS RELEASED.
+    ReservationsReleased,
+    /// REGISTRATIONS PREEMPTED: this nexus's was removed by another one.
+    RegistrationsPreempted,
     /// REPORTED LUNS DATA HAS CHANGED.
     ReportedLunsDataHasChanged,
     /// INQUIRY DATA HAS CHANGED.
@@ -49,12 +54,15 @@ const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
     /// All kinds, the one to be reported first in front (SAM-5; beyond the resets the order is ours).
-    pub const ORDER: [UnitAttention; 10] = [
+    pub const ORDER: [UnitAttention; 13] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
         UnitAttention::DeviceReset,
         UnitAttention::NexusLoss,
         UnitAttention::CommandsCleared,
+        UnitAttention::ReservationsPreempted,
+        UnitAttention::ReservationsReleased,
+        UnitAttention::RegistrationsPreempted,
         UnitAttention::ReportedLunsDataHasChanged,
         UnitAttention::InquiryDataHasChanged,
         UnitAttention::CapacityDataHasChanged,
@@ -70,6 +78,9 @@ impl UnitAttention {
             UnitAttention::DeviceReset => (0x29, 0x03),
             UnitAttention::NexusLoss => (0x29, 0x07),
             UnitAttention::CommandsCleared => (0x2f, 0x00),
+            UnitAttention::ReservationsPreempted => (0x2a, 0x03),
+            UnitAttention::ReservationsReleased => (0x2a, 0x04),
+            UnitAttention::RegistrationsPreempted => (0x2a, 0x05),
             UnitAttention::ReportedLunsDataHasChanged => (0x3f, 0x0e),
             UnitAttention::InquiryDataHasChanged => (0x3f, 0x03),
             UnitAttention::CapacityDataHasChanged => (0x2a, 0x09),
@@ -135,14 +146,14 @@ pub(crate) struct AttentionLog {
 
 impl AttentionLog {
     /// Tells every nexus but `except`.
-    pub(crate) fn raise(&self, attention: UnitAttention, except: Option<&NexusLu>) {
+    pub(crate) fn raise(&self, attention: UnitAttention, except: Option<&Told>) {
         let mut latest = lock(&self.latest);
         let next = self.generation.load(Ordering::Relaxed) + 1;
-        if let Some(nexus) = except {
+        if let Some(told) = except {
             // What others did before still has to be told; this event counts as seen.
-            let mut queue = lock(&nexus.queue);
+            let mut queue = lock(&told.queue);
             queue.absorb(&latest, next);
-            nexus.publish(&queue);
+            told.publish(&queue);
         }
         latest[attention as usize] = next;
         self.generation.store(next, Ordering::Release);
@@ -151,11 +162,10 @@ impl AttentionLog {
 
 /// What one I_T nexus has not yet been told about one logical unit.
 #[derive(Debug)]
-pub struct NexusLu {
+pub(crate) struct Told {
     /// Equal to the log's generation: nothing is pending. `NEVER_QUIET` while the queue is not empty.
     quiet_at: AtomicU64,
     queue: Mutex<Queue>,
-    copies: CopyResults,
 }
 
 /// No generation is ever this high: it counts events.
@@ -179,41 +189,29 @@ impl Queue {
     }
 }
 
-impl NexusLu {
-    /// A nexus that starts with `first` pending (a new session: [`UnitAttention::PowerOn`]; one that reinstates an
-    /// older session: [`UnitAttention::NexusLoss`]) and hears of what happens to the logical unit from now on.
-    pub fn new(lu: &crate::LogicalUnit, first: Option<UnitAttention>) -> NexusLu {
+impl Told {
+    pub(crate) fn new(log: &AttentionLog, first: Option<UnitAttention>) -> Told {
         let mut pending = Pending::default();
         if let Some(first) = first {
             pending.add(first);
         }
-        let queue = Queue { absorbed: lu.attentions.generation.load(Ordering::Acquire), pending };
-        let nexus = NexusLu {
-            quiet_at: AtomicU64::new(NEVER_QUIET),
-            queue: Mutex::new(queue),
-            copies: CopyResults::default(),
-        };
-        nexus.publish(&lock(&nexus.queue));
-        nexus
-    }
-
-    /// What it has copied.
-    pub(crate) fn copies(&self) -> &CopyResults {
-        &self.copies
+        let queue = Queue { absorbed: log.generation.load(Ordering::Acquire), pending };
+        let told = Told { quiet_at: AtomicU64::new(NEVER_QUIET), queue: Mutex::new(queue) };
+        told.publish(&lock(&told.queue));
+        told
     }
 
     /// Makes a unit attention pending for this nexus alone.
-    pub fn establish(&self, attention: UnitAttention) {
+    pub(crate) fn establish(&self, attention: UnitAttention) {
         let mut queue = lock(&self.queue);
         queue.pending.add(attention);
         self.publish(&queue);
     }
 
-    /// Forgets REPORTED LUNS DATA HAS CHANGED: REPORT LUNS to any logical unit tells of it (SPC-4). It is never in
-    /// the log, only in the queue.
-    pub fn clear_reported_luns(&self) {
+    /// Forgets one that is never in the log, only in the queue.
+    pub(crate) fn forget(&self, attention: UnitAttention) {
         let mut queue = lock(&self.queue);
-        queue.pending.remove(UnitAttention::ReportedLunsDataHasChanged);
+        queue.pending.remove(attention);
         self.publish(&queue);
     }
 

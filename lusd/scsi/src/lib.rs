@@ -28,8 +28,10 @@ mod block;
 mod cdb;
 mod lu;
 mod lun;
+mod nexus;
 mod plan;
 mod port;
+mod reservation;
 mod sbc;
 mod sense;
 mod spc;
@@ -38,15 +40,20 @@ mod table;
 mod vpd;
 
 pub use crate::alua::{PortGroup, PortGroupState, PortGroups};
-pub use crate::attention::{NexusLu, UnitAttention};
+pub use crate::attention::UnitAttention;
 pub use crate::block::{BackendError, BlockOp, Comparand, EraseKind, Erasure, Overwrite, Range};
 pub use crate::lu::{
     AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
     LogicalUnitError, MAX_TRANSFER_BYTES, Naa, Operation, SERIAL_BYTES_MAX,
 };
 pub use crate::lun::Lun;
+pub use crate::nexus::NexusLu;
 pub use crate::plan::{After, Context, Parameters, Plan, SessionView, Step, Unit, plan};
 pub use crate::port::{TARGET_NAME_BYTES_MAX, TargetPort, TaskManagementFunctions};
+pub use crate::reservation::{
+    Access, Action, Change, Decision, InitiatorPort, Nexus, NexusHandle, REGISTRATIONS_MAX, Refusal,
+    Registration, ReservationType, Reservations, ReserveRequest, Reserved, Specified,
+};
 pub use crate::sbc::lba_status;
 pub use crate::sense::{
     CheckCondition, Fault, KeySpecific, SENSE_BYTES_MAX, Sense, SenseCode, SenseFormat, SenseKey,

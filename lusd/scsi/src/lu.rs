@@ -7,6 +7,7 @@ mod access;
 mod identity;
 mod limits;
 mod operation;
+mod reserved;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,8 +20,10 @@ pub(crate) use self::limits::{UNMAP_DESCRIPTOR_BYTES, UNMAP_HEADER_BYTES};
 pub use self::operation::Operation;
 use self::operation::{FORMAT_UNIT, OperationCell, SANITIZE};
 use crate::alua::{PortGroupState, PortGroups, Shown};
-use crate::attention::{AttentionLog, NexusLu, UnitAttention};
+use crate::attention::{AttentionLog, UnitAttention};
 use crate::block::{BlockOp, EraseKind};
+use crate::nexus::NexusLu;
+use crate::reservation::Book;
 use crate::sense::{CheckCondition, Fault, SenseFormat};
 
 /// LOGICAL BLOCK LENGTH.
@@ -129,6 +132,7 @@ pub struct LogicalUnit {
     /// Held while a MODE SELECT is checked and applied, so that two of them do not mix.
     mode_select: Mutex<()>,
     pub(crate) attentions: AttentionLog,
+    pub(crate) book: Arc<Book>,
 }
 
 impl LogicalUnit {
@@ -158,6 +162,7 @@ impl LogicalUnit {
             task_aborted_status: AtomicBool::new(false),
             mode_select: Mutex::new(()),
             attentions: AttentionLog::default(),
+            book: Arc::default(),
         })
     }
 
@@ -348,11 +353,11 @@ impl LogicalUnit {
     /// session, not to a logical unit: use [`NexusLu::establish`] for it.
     pub fn raise(&self, attention: UnitAttention, except: Option<&NexusLu>) {
         assert_ne!(attention, UnitAttention::ReportedLunsDataHasChanged, "belongs to a session");
-        self.attentions.raise(attention, except);
+        self.attentions.raise(attention, except.map(NexusLu::told));
     }
 
     /// The effects of a logical unit reset that are not about commands (SAM-5 6.3.3): mode parameters go back to
-    /// their defaults, and every nexus but `except` is told by `attention` ([`UnitAttention::DeviceReset`] after
+    /// their defaults, a reservation by RESERVE ends (persistent ones stay), and every nexus but `except` is told by `attention` ([`UnitAttention::DeviceReset`] after
     /// LOGICAL UNIT RESET, [`UnitAttention::BusReset`] after a target reset).
     pub fn reset(&self, attention: UnitAttention, except: Option<&NexusLu>) {
         {
@@ -361,6 +366,7 @@ impl LogicalUnit {
             self.set_descriptor_sense(false);
             self.set_task_aborted_status(false);
         }
+        self.book.end_spc2(false);
         self.raise(attention, except);
     }
 

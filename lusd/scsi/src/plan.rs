@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::attention::NexusLu;
 use crate::block::{BlockOp, Comparand};
 use crate::cdb::Cdb;
 use crate::lun::Lun;
+use crate::nexus::NexusLu;
+use crate::reservation::{Access, PrOut, ReserveRequest, Reserved};
 use crate::sbc::{FormatList, OverwriteList, UnmapList, WriteSamePattern};
 use crate::sense::{CheckCondition, Fault};
 use crate::spc::{self, CopyList, ExtendedCopy, ModeSelect};
+use crate::status::Status;
 use crate::table::{self, Flags, Handler, Row};
 use crate::{AccessState, LogicalUnit, Operation, TargetPort};
 
@@ -60,6 +62,10 @@ pub enum Step {
     Parameters(Parameters),
     /// Ask the backend.
     Block(BlockOp),
+    /// Ask whoever keeps the reservations.
+    Reserve(ReserveRequest),
+    /// Nothing: this status, without data.
+    Status(Status),
 }
 
 /// A command that depends on the contents of its data-out.
@@ -75,6 +81,7 @@ pub(crate) enum ParametersKind {
     Copy(CopyList),
     Overwrite(OverwriteList),
     Format(FormatList),
+    PrOut(PrOut),
 }
 
 /// What remains once data-out has been looked at.
@@ -86,6 +93,10 @@ pub enum After {
     Block(BlockOp),
     /// Copy between logical units.
     Copy(Box<ExtendedCopy>),
+    /// Ask whoever keeps the reservations.
+    Reserve(ReserveRequest),
+    /// Nothing: this status.
+    Status(Status),
 }
 
 impl Parameters {
@@ -96,6 +107,9 @@ impl Parameters {
         if needs_unit && unit.lu.access() != AccessState::Serving {
             return Err(unit.lu.displaced(Some(unit.nexus)));
         }
+        if !self.0.reserved().is_allowed(unit.nexus.access()) {
+            return Ok(After::Status(Status::ReservationConflict));
+        }
         match self.0 {
             ParametersKind::SendDiagnostic => spc::check_diagnostic_page(data_out),
             ParametersKind::ModeSelect(select) => select.finish(unit, data_out),
@@ -104,6 +118,17 @@ impl Parameters {
             ParametersKind::Copy(list) => list.finish(unit, data_out),
             ParametersKind::Overwrite(list) => list.finish(unit.lu, data_out),
             ParametersKind::Format(list) => list.finish(data_out),
+            ParametersKind::PrOut(list) => list.finish(data_out),
+        }
+    }
+}
+
+impl ParametersKind {
+    /// As the row of the command has it.
+    fn reserved(&self) -> Reserved {
+        match self {
+            ParametersKind::PrOut(_) => Reserved::Persistent,
+            _ => Reserved::Conflict,
         }
     }
 }
@@ -128,6 +153,14 @@ impl Plan {
     /// An operation of the backend that moves `transfer_out` or `transfer_in` bytes.
     pub(crate) fn block(op: BlockOp, transfer_out: u64, transfer_in: u64) -> Plan {
         Plan { transfer_out, transfer_in, step: Step::Block(op), exact_at: None }
+    }
+
+    pub(crate) fn reserve(request: ReserveRequest) -> Plan {
+        Plan { step: Step::Reserve(request), ..Plan::done() }
+    }
+
+    pub(crate) fn status(status: Status) -> Plan {
+        Plan { step: Step::Status(status), ..Plan::done() }
     }
 
     pub(crate) fn parameters(kind: ParametersKind, transfer_out: u64) -> Plan {
@@ -171,7 +204,7 @@ impl Plan {
                     self.step = Step::Reply(Bytes::new());
                 }
             }
-            Step::Reply(_) | Step::Parameters(_) | Step::Block(_) => {}
+            Step::Reply(_) | Step::Parameters(_) | Step::Block(_) | Step::Reserve(_) | Step::Status(_) => {}
         }
         Ok(())
     }
@@ -217,7 +250,7 @@ fn check_operation(row: &Row, unit: Unit<'_>) -> Result<(), CheckCondition> {
 
 /// Plans one command. `unit` is what the session has under the addressed LUN, `None` if nothing.
 ///
-/// The order of the checks: operation code, an operation on the whole medium, reserved bits, unit attention, access state, write protection, the
+/// The order of the checks: operation code, an operation on the whole medium, reserved bits, unit attention, access state, reservations, write protection, the
 /// command's own fields, its range. `Err`: status CHECK CONDITION, with sense data in the logical unit's
 /// [`LogicalUnit::sense_format`].
 pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result<Plan, CheckCondition> {
@@ -251,6 +284,10 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
                 return Err(attention);
             }
             unit.lu.access().check_command(row.flags)?;
+            let access = unit.nexus.access();
+            if access != Access::Free && !row.reserved_for(&cdb).is_allowed(access) {
+                return Ok(Plan::status(Status::ReservationConflict));
+            }
             if row.flags.has(Flags::WRITES) {
                 unit.lu.check_writable()?;
             }

@@ -125,6 +125,10 @@ pub enum Fault {
     NotEnoughUnsolicitedData,
     /// PROTOCOL SERVICE CRC ERROR (RFC 7143 11.4.7.2).
     ProtocolServiceCrc,
+    /// INVALID RELEASE OF PERSISTENT RESERVATION: SCOPE or TYPE are not the reservation's.
+    InvalidReleaseOfPersistentReservation,
+    /// INSUFFICIENT REGISTRATION RESOURCES.
+    InsufficientRegistrationResources,
 }
 
 impl Fault {
@@ -164,6 +168,8 @@ impl Fault {
             Fault::UnexpectedUnsolicitedData => SenseCode::new(AbortedCommand, 0x0c, 0x0c),
             Fault::NotEnoughUnsolicitedData => SenseCode::new(AbortedCommand, 0x0c, 0x0d),
             Fault::ProtocolServiceCrc => SenseCode::new(AbortedCommand, 0x47, 0x05),
+            Fault::InvalidReleaseOfPersistentReservation => SenseCode::new(IllegalRequest, 0x26, 0x04),
+            Fault::InsufficientRegistrationResources => SenseCode::new(IllegalRequest, 0x55, 0x04),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::cdb::{CDB_BYTES_MAX, Cdb};
 use crate::plan::{Plan, Request, Unit};
+use crate::reservation::{self as pr, Reserved};
 use crate::sense::{CheckCondition, Fault};
 use crate::{LogicalUnit, sbc, spc};
 
@@ -89,9 +90,13 @@ pub struct Row {
     pub thin_bits: u8,
     /// RECOMMENDED COMMAND TIMEOUT, in seconds.
     pub timeout_s: u32,
+    /// Under which reservations of others it is allowed.
+    pub reserved: Reserved,
+    /// The same where byte 4 of the CDB has this value under this mask.
+    pub reserved_if: Option<(u8, u8, Reserved)>,
     pub(crate) handler: Handler,
     /// The bits that must be zero, as [`Cdb::bits`] places them.
-    reserved: u128,
+    reserved_bits: u128,
 }
 
 impl Row {
@@ -102,19 +107,60 @@ impl Row {
         timeout_s: u32,
         handler: Handler,
     ) -> Row {
-        let mut reserved = 0;
+        let mut reserved_bits = 0;
         let mut at = 0;
         assert!(usage.len() <= CDB_BYTES_MAX);
         while at < usage.len() {
-            reserved |= ((!usage[at]) as u128) << (8 * (CDB_BYTES_MAX - 1 - at));
+            reserved_bits |= ((!usage[at]) as u128) << (8 * (CDB_BYTES_MAX - 1 - at));
             at += 1;
         }
-        Row { name, usage, has_service_action: false, flags, thin_bits: 0, timeout_s, handler, reserved }
+        // What only reads passes Write Exclusive; what says where and what the unit is passes all.
+        let reserved = if flags.has(Flags::WRITES) {
+            Reserved::Conflict
+        } else if flags.has(Flags::READS) {
+            Reserved::WriteExclusive
+        } else if flags.has(Flags::NOT_SERVING) {
+            Reserved::Always
+        } else {
+            Reserved::Conflict
+        };
+        Row {
+            name,
+            usage,
+            has_service_action: false,
+            flags,
+            thin_bits: 0,
+            timeout_s,
+            reserved,
+            reserved_if: None,
+            handler,
+            reserved_bits,
+        }
     }
 
     const fn service_action(mut self) -> Row {
         self.has_service_action = true;
         self
+    }
+
+    /// Other than what follows from the flags.
+    const fn reserved(mut self, reserved: Reserved) -> Row {
+        self.reserved = reserved;
+        self
+    }
+
+    /// Other where byte 4 of the CDB is `value` under `mask`.
+    const fn reserved_if(mut self, mask: u8, value: u8, reserved: Reserved) -> Row {
+        self.reserved_if = Some((mask, value, reserved));
+        self
+    }
+
+    /// Under which reservations of others this CDB is allowed.
+    pub(crate) fn reserved_for(&self, cdb: &Cdb) -> Reserved {
+        match self.reserved_if {
+            Some((mask, value, reserved)) if cdb.u8(4) & mask == value => reserved,
+            _ => self.reserved,
+        }
     }
 
     const fn thin_bits(mut self, bits: u8) -> Row {
@@ -159,7 +205,7 @@ impl Row {
             return Err(CheckCondition::invalid_field(len as u16, None));
         }
         let thin_bits = if thin { 0 } else { u128::from(self.thin_bits) << (8 * (CDB_BYTES_MAX - 2)) };
-        let wrong = cdb.bits() & (self.reserved | thin_bits);
+        let wrong = cdb.bits() & (self.reserved_bits | thin_bits);
         if wrong != 0 {
             let at = wrong.leading_zeros();
             return Err(CheckCondition::invalid_field((at / 8) as u16, Some(7 - (at % 8) as u8)));
@@ -185,38 +231,54 @@ const WRITE: Flags = Flags::WRITES;
 /// Sorted by operation code, then service action.
 #[rustfmt::skip]
 static ROWS: &[Row] = &[
-    Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)),
+    Row::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::test_unit_ready)).reserved(Reserved::Persistent),
     Row::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::request_sense)),
     Row::new("FORMAT UNIT", &[0x04, 0x38, 0, 0, 0, 0], WRITE, WHOLE_S, Handler::Unit(sbc::format_unit)),
     Row::new("READ (6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_6)),
     Row::new("WRITE (6)", &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_6)),
     Row::new("INQUIRY", &[0x12, 0x01, 0xff, 0xff, 0xff, 0], SURVEY, QUICK_S, Handler::Target(spc::inquiry)),
     Row::new("MODE SELECT (6)", &[0x15, 0x10, 0, 0, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_6)),
-    Row::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_6)),
-    Row::new("START STOP UNIT", &[0x1b, 0x01, 0, 0, 0x05, 0], Flags::NONE, MEDIUM_S, Handler::Unit(sbc::start_stop_unit)),
-    Row::new("RECEIVE DIAGNOSTIC RESULTS", &[0x1c, 0x01, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::receive_diagnostic_results)),
+    Row::new("RESERVE (6)", &[0x16, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::reserve_6)).reserved(Reserved::Always),
+    Row::new("RELEASE (6)", &[0x17, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::release_6)).reserved(Reserved::Always),
+    Row::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_6)).reserved(Reserved::WriteExclusive),
+    Row::new("START STOP UNIT", &[0x1b, 0x01, 0, 0, 0x05, 0], Flags::NONE, MEDIUM_S, Handler::Unit(sbc::start_stop_unit)).reserved_if(0x01, 0x01, Reserved::Persistent),
+    Row::new("RECEIVE DIAGNOSTIC RESULTS", &[0x1c, 0x01, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::receive_diagnostic_results)).reserved(Reserved::WriteExclusive),
     Row::new("SEND DIAGNOSTIC", &[0x1d, 0x17, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::send_diagnostic)),
-    Row::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::prevent_allow_medium_removal)),
-    Row::new("READ CAPACITY (10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_10)),
+    Row::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::prevent_allow_medium_removal)).reserved_if(0x03, 0x00, Reserved::Always),
+    Row::new("READ CAPACITY (10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_10)).reserved(Reserved::Persistent),
     Row::new("READ (10)", &[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_10)),
     Row::new("WRITE (10)", &[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_10)),
     Row::new("WRITE AND VERIFY (10)", &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_and_verify_10)),
     Row::new("VERIFY (10)", &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, MEDIUM_S, Handler::Unit(sbc::verify_10)),
     Row::new("PRE-FETCH (10)", &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], READ, QUICK_S, Handler::Unit(sbc::pre_fetch_10)),
     Row::new("SYNCHRONIZE CACHE (10)", &[0x35, 0x06, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_10)),
-    Row::new("READ DEFECT DATA (10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_10)),
+    Row::new("READ DEFECT DATA (10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_10)).reserved(Reserved::WriteExclusive),
     Row::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_10)).thin_bits(0x08),
     Row::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], WRITE.and(Flags::THIN), LONG_S, Handler::Unit(sbc::unmap)),
     Row::new("SANITIZE, OVERWRITE", &[0x48, 0xa1, 0, 0, 0, 0, 0, 0xff, 0xff, 0], WRITE, WHOLE_S, Handler::Unit(sbc::sanitize_overwrite)).service_action(),
     Row::new("SANITIZE, BLOCK ERASE", &[0x48, 0xa2, 0, 0, 0, 0, 0, 0, 0, 0], WRITE, WHOLE_S, Handler::Unit(sbc::sanitize_block_erase)).service_action(),
     Row::new("SANITIZE, EXIT FAILURE MODE", &[0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::sanitize_exit_failure_mode)).service_action(),
-    Row::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::log_sense)),
+    Row::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::log_sense)).reserved(Reserved::Always),
     Row::new("MODE SELECT (10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::mode_select_10)),
-    Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)),
+    Row::new("RESERVE (10)", &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::reserve_10)).reserved(Reserved::Always),
+    Row::new("RELEASE (10)", &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::release_10)).reserved(Reserved::Always),
+    Row::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Flags::STANDBY, QUICK_S, Handler::Unit(spc::mode_sense_10)).reserved(Reserved::WriteExclusive),
+    Row::new("PERSISTENT RESERVE IN, READ KEYS", &[0x5e, 0x00, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::read_keys)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE IN, READ RESERVATION", &[0x5e, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::read_reservation)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE IN, REPORT CAPABILITIES", &[0x5e, 0x02, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::report_capabilities)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE IN, READ FULL STATUS", &[0x5e, 0x03, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Flags::NONE, QUICK_S, Handler::Unit(pr::read_full_status)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, REGISTER", &[0x5f, 0x00, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::register)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, RESERVE", &[0x5f, 0x01, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::reserve)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, RELEASE", &[0x5f, 0x02, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::release)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, CLEAR", &[0x5f, 0x03, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::clear)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, PREEMPT", &[0x5f, 0x04, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::preempt)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, PREEMPT AND ABORT", &[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::preempt_and_abort)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", &[0x5f, 0x06, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::register_and_ignore_existing_key)).service_action().reserved(Reserved::Persistent),
+    Row::new("PERSISTENT RESERVE OUT, REGISTER AND MOVE", &[0x5f, 0x07, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Flags::NONE, MEDIUM_S, Handler::Unit(pr::register_and_move)).service_action().reserved(Reserved::Persistent),
     Row::new("EXTENDED COPY (LID1)", &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, LONG_S, Handler::Unit(spc::extended_copy)).service_action(),
-    Row::new("RECEIVE COPY STATUS (LID1)", &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::copy_status)).service_action(),
-    Row::new("RECEIVE COPY OPERATING PARAMETERS", &[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::operating_parameters)).service_action(),
-    Row::new("RECEIVE COPY FAILURE DETAILS (LID1)", &[0x84, 0x04, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::failed_segment_details)).service_action(),
+    Row::new("RECEIVE COPY STATUS (LID1)", &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::copy_status)).service_action().reserved(Reserved::Persistent),
+    Row::new("RECEIVE COPY OPERATING PARAMETERS", &[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::operating_parameters)).service_action().reserved(Reserved::Persistent),
+    Row::new("RECEIVE COPY FAILURE DETAILS (LID1)", &[0x84, 0x04, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(spc::failed_segment_details)).service_action().reserved(Reserved::Persistent),
     Row::new("READ (16)", &[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::read_16)),
     Row::new("COMPARE AND WRITE", &[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::compare_and_write)),
     Row::new("WRITE (16)", &[0x8a, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_16)),
@@ -227,7 +289,7 @@ static ROWS: &[Row] = &[
     Row::new("SYNCHRONIZE CACHE (16)", &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Flags::NONE, LONG_S, Handler::Unit(sbc::synchronize_cache_16)),
     Row::new("WRITE SAME (16)", &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, LONG_S, Handler::Unit(sbc::write_same_16)).thin_bits(0x08),
     Row::new("WRITE ATOMIC (16)", &[0x9c, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_atomic_16)),
-    Row::new("READ CAPACITY (16)", &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_16)).service_action(),
+    Row::new("READ CAPACITY (16)", &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::STANDBY, QUICK_S, Handler::Unit(sbc::read_capacity_16)).service_action().reserved(Reserved::Persistent),
     Row::new("GET LBA STATUS", &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], READ, QUICK_S, Handler::Unit(sbc::get_lba_status)).service_action(),
     Row::new("REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], SURVEY, QUICK_S, Handler::Target(spc::report_luns)),
     Row::new("REPORT TARGET PORT GROUPS", &[0xa3, 0x0a | spc::EXTENDED_HEADER, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], PORT_GROUPS, QUICK_S, Handler::Unit(spc::report_target_port_groups)).service_action(),
@@ -237,7 +299,7 @@ static ROWS: &[Row] = &[
     Row::new("WRITE (12)", &[0xaa, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_12)),
     Row::new("WRITE AND VERIFY (12)", &[0xae, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], WRITE, MEDIUM_S, Handler::Unit(sbc::write_and_verify_12)),
     Row::new("VERIFY (12)", &[0xaf, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], READ, MEDIUM_S, Handler::Unit(sbc::verify_12)),
-    Row::new("READ DEFECT DATA (12)", &[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_12)),
+    Row::new("READ DEFECT DATA (12)", &[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Flags::NONE, QUICK_S, Handler::Unit(sbc::read_defect_data_12)).reserved(Reserved::WriteExclusive),
 ];
 
 /// In `INDEX`: no command has this operation code.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lusd_scsi::{CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, Range};
+use lusd_scsi::{CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, NexusHandle, Range, Reserved};
 use tokio::sync::Notify;
 
 use super::backend::{BackendError, Primitive};
@@ -20,6 +20,17 @@ pub const PIECE_BYTES: usize = 1 << 20;
 
 /// A gate that is held is tried again this often, where nobody wakes us.
 const HELD_RETRY: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A unit that a copy reads or writes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The unit.
+    pub unit: Arc<Unit>,
+    /// For whom: reservations of that unit count too.
+    pub nexus: NexusHandle,
+    /// Its aborts when the copy began.
+    pub aborts: u64,
+}
 
 /// A copy that is carried out.
 pub struct Copying<'a> {
@@ -41,9 +52,9 @@ impl Copying<'_> {
     ///
     /// # Errors
     /// [`Failure::Check`] with COPY ABORTED, or that it was ended or lost.
-    pub async fn run(&self, copy: &ExtendedCopy, units: &[Option<Arc<Unit>>]) -> Result<(), Failure> {
+    pub async fn run(&self, copy: &ExtendedCopy, units: &[Option<Place>]) -> Result<(), Failure> {
         let logical: Vec<Option<&LogicalUnit>> =
-            units.iter().map(|unit| unit.as_ref().map(|unit| &unit.scsi)).collect();
+            units.iter().map(|place| place.as_ref().map(|place| &place.unit.scsi)).collect();
         for at in 0..copy.segments() {
             if let Some(step) = copy.segment(at, &logical).map_err(Failure::Check)? {
                 let (Some(source), Some(destination)) = (&units[step.source], &units[step.destination])
@@ -61,35 +72,51 @@ impl Copying<'_> {
         &self,
         copy: &ExtendedCopy,
         step: &CopyStep,
-        source: &Arc<Unit>,
-        destination: &Arc<Unit>,
+        source: &Place,
+        destination: &Place,
     ) -> Result<(), Failure> {
-        let backward = Arc::ptr_eq(source, destination) && step.to.offset > step.from.offset;
+        let backward = Arc::ptr_eq(&source.unit, &destination.unit) && step.to.offset > step.from.offset;
         for at in pieces(step.from.len, backward) {
             let len = (step.from.len - at).min(PIECE_BYTES as u64);
             let from = Range { offset: step.from.offset + at, len };
             let read = Primitive::Read { offset: from.offset, len: len as usize };
-            let data = self.step(source, from, read).await?;
+            let data = self.step(source, from, read, Reserved::WriteExclusive).await?;
             let to = Range { offset: step.to.offset + at, len };
-            let write = if destination.scsi.is_thin() && data.iter().all(|byte| *byte == 0) {
+            let write = if destination.unit.scsi.is_thin() && data.iter().all(|byte| *byte == 0) {
                 // What is thin stays thin.
                 Primitive::WriteZeroes { offset: to.offset, len, may_unmap: true }
             } else {
                 Primitive::Write { offset: to.offset, data }
             };
-            self.step(destination, to, write).await?;
+            self.step(destination, to, write, Reserved::Conflict).await?;
             copy.record.moved(len);
         }
         Ok(())
     }
 
-    /// One step inside the gate of its unit.
-    async fn step(&self, unit: &Unit, range: Range, op: Primitive) -> Result<Bytes, Failure> {
+    /// One step inside the gate of its unit, where reservations do not change.
+    async fn step(
+        &self,
+        place: &Place,
+        range: Range,
+        op: Primitive,
+        reserved: Reserved,
+    ) -> Result<Bytes, Failure> {
+        let unit = &place.unit;
         let permit = self.enter(&unit.gate, range).await?;
-        if unit.scsi.operation().check().is_some() {
+        let refusal = if unit.scsi.operation().check().is_some() {
             // Erased since the segment began; whoever erases waits for what is inside, so this is seen.
+            Some(Failure::Check(Fault::ThirdPartyDeviceFailure.into()))
+        } else if place.nexus.aborts() != place.aborts {
+            Some(Failure::Aborted)
+        } else if !place.nexus.may(reserved) {
+            Some(Failure::Check(Fault::ThirdPartyDeviceFailure.into()))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
             leave(unit, permit, None)?;
-            return Err(Failure::Check(Fault::ThirdPartyDeviceFailure.into()));
+            return Err(refusal);
         }
         let result = self.steps.perform(unit, op).await;
         leave(unit, permit, result.as_ref().err().copied())?;

@@ -99,6 +99,8 @@ impl Steps {
 pub struct Entry {
     /// The unit's, then.
     pub reset_generation: u64,
+    /// The nexus's, then: another one now means that PREEMPT AND ABORT ended the task.
+    pub aborts: u64,
     /// The initiator has not given it up before this. Later than the command where data came that was asked for, or comes as it is sent.
     pub alive: Instant,
 }
@@ -262,7 +264,7 @@ mod tests {
     }
 
     fn now() -> Entry {
-        Entry { reset_generation: 0, alive: Instant::now() }
+        Entry { reset_generation: 0, aborts: 0, alive: Instant::now() }
     }
 
     fn medium(unit: &Unit) -> Bytes {

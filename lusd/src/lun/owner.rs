@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lus_map::{
-    Backend as MapBackend, ClientAddr, DaemonId, Holder, ImageSpec, InstanceKey, Lu, LuId, LusMap,
+    Backend as MapBackend, ClientAddr, DaemonId, Holder, ImageSpec, InstanceKey, Lu, LuId, LuRecord, LusMap,
 };
 use lus_map_store::{MapStore, RecordStore};
 use lusd_ceph::{Cluster, Image, ImageUpdates, OpenMode};
@@ -34,6 +34,8 @@ use super::erase;
 use super::fencer::Fencer;
 use super::gate::LuEpoch;
 use super::ram::RamStore;
+use super::reserve::record::{RecordKeeper, from_kept};
+use super::reserve::{self, Ask};
 use super::unit::Unit;
 use crate::service::Service;
 
@@ -432,11 +434,13 @@ impl Task {
             (None, MapBackend::Ram { size_bytes, .. }) => Backend::Ram(RamStore::new(*size_bytes)),
             (None, _) => Backend::Null,
         });
+        // Before anything enters: hosts find their registrations, whoever served them before.
+        unit.scsi.adopt(from_kept(&held.record.reservations));
         unit.serve(epoch, backend);
         self.set(State::Serving(epoch));
         info!(epoch = epoch.0, size = unit.scsi.capacity_bytes(), "serving");
         loop {
-            if let End::Lost = self.watch_over(unit, &held, epoch, client).await {
+            if let End::Lost = self.watch_over(unit, &mut held, epoch, client).await {
                 return self.lost(unit, held, epoch).await;
             }
             let wanted = self.current();
@@ -454,12 +458,13 @@ impl Task {
     async fn watch_over(
         &mut self,
         unit: &Arc<Unit>,
-        held: &Held,
+        held: &mut Held,
         epoch: LuEpoch,
         client: &mut watch::Receiver<DataClient>,
     ) -> End {
         let mut updates = held.image.as_ref().map(Image::watch_update);
         let mut check: Option<Check> = None;
+        let mut changing: Option<Changing> = None;
         let mut tick =
             tokio::time::interval_at(tokio::time::Instant::now() + first_check(&unit.id), CHECK_INTERVAL);
         loop {
@@ -470,7 +475,15 @@ impl Task {
                         return End::Lost;
                     }
                 }
-                changed = self.wanted.changed() => {
+                // What has begun is written before anything else becomes of the LU.
+                record = changed(&mut changing) => {
+                    changing = None;
+                    held.record = record;
+                }
+                asked = unit.desk.next(), if changing.is_none() => {
+                    changing = Some(self.change(unit, held, Some(asked)));
+                }
+                changed = self.wanted.changed(), if changing.is_none() => {
                     let wanted = self.current();
                     if changed.is_err() || wanted.gone || !wanted.here {
                         return End::LetGo;
@@ -482,7 +495,11 @@ impl Task {
                     ask = true;
                 }
                 _ = client.changed() => ask = true,
-                _ = tick.tick() => ask = true,
+                _ = tick.tick() => {
+                    ask = true;
+                    // An administrator may have cleared the reservations.
+                    changing = changing.or_else(|| Some(self.change(unit, held, None)));
+                }
                 owner = asked(&mut check) => {
                     check = None;
                     if !matches!(owner, Ok(true)) {
@@ -507,6 +524,28 @@ impl Task {
                 }));
             }
         }
+    }
+
+    /// Carries `ask` out, or looks whether the reservations were changed from outside. Ends with the record as it is then.
+    fn change(&self, unit: &Arc<Unit>, held: &Held, ask: Option<Ask>) -> Changing {
+        let (unit, service) = (unit.clone(), self.shared.service.clone());
+        let mut keeper = RecordKeeper {
+            records: self.shared.records.clone(),
+            record: held.record.clone(),
+            holder: held.holder.clone(),
+        };
+        Box::pin(async move {
+            match ask {
+                Some(ask) => reserve::carry_out(&unit, &service, ask, &mut keeper).await,
+                None => {
+                    if let Some(other) = keeper.look().await {
+                        reserve::adopt(&unit, other).await;
+                        service.sessions.wake_all();
+                    }
+                }
+            }
+            keeper.record
+        })
     }
 
     /// Lets it go in order.
@@ -590,6 +629,17 @@ type Check = Pin<Box<dyn Future<Output = lusd_ceph::Result<bool>> + Send>>;
 async fn asked(check: &mut Option<Check>) -> lusd_ceph::Result<bool> {
     match check {
         Some(check) => check.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A change of reservations under way; ends with the record.
+type Changing = Pin<Box<dyn Future<Output = LuRecord> + Send>>;
+
+/// The end of the change under way; never, without one.
+async fn changed(changing: &mut Option<Changing>) -> LuRecord {
+    match changing {
+        Some(changing) => changing.await,
         None => std::future::pending().await,
     }
 }

@@ -12,6 +12,7 @@ use tracing::error;
 
 use super::backend::Backend;
 use super::gate::{Gate, LuEpoch};
+use super::reserve::Desk;
 
 /// See the module's text. Shared by all shards; nothing on the path of a read or a write locks it.
 pub struct Unit {
@@ -23,6 +24,8 @@ pub struct Unit {
     pub scsi: LogicalUnit,
     /// What every block operation passes twice.
     pub gate: Gate,
+    /// Where requests to change its reservations wait.
+    pub desk: Desk,
     backend: ArcSwapOption<Backend>,
     /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are ended.
     reset_generation: AtomicU64,
@@ -53,6 +56,7 @@ impl Unit {
             name,
             scsi,
             gate: Gate::new(shards),
+            desk: Desk::default(),
             backend: ArcSwapOption::empty(),
             reset_generation: AtomicU64::new(0),
             ended_tasks_are_answered: AtomicBool::new(false),
@@ -66,6 +70,7 @@ impl Unit {
     pub fn serve(&self, epoch: LuEpoch, backend: Arc<Backend>) {
         self.backend.store(Some(backend));
         self.scsi.set_access(AccessState::Serving);
+        self.desk.open();
         self.gate.open(epoch);
     }
 
@@ -73,7 +78,9 @@ impl Unit {
     pub async fn stop(&self, access: AccessState) -> Option<Arc<Backend>> {
         self.scsi.set_access(access);
         self.gate.shut();
+        self.desk.shut();
         self.gate.drained().await;
+        self.scsi.forget_reserve();
         self.backend.swap(None)
     }
 
@@ -95,6 +102,7 @@ impl Unit {
         error!(lu = %self.name, epoch = epoch.0, unknown, "lost: its sessions with commands in flight are reset");
         self.scsi.set_access(AccessState::Transitioning);
         self.gate.revoke();
+        self.desk.shut();
         self.lost.notify_one();
     }
 

@@ -19,6 +19,7 @@ use lusd_iscsi::{
     AsyncEvent, Authentication, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus,
     SendTargetsRequest, SessionType, TargetRecord,
 };
+use lusd_scsi::InitiatorPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -312,7 +313,8 @@ impl Connection {
                     if let Some(nexus) = &self.nexus
                         && let Some(target) = nexus.target.clone()
                     {
-                        self.session = Some(Session::new(&self.shard, nexus.initiator.clone(), target));
+                        let initiator = InitiatorPort { name: nexus.initiator.clone(), isid: nexus.isid };
+                        self.session = Some(Session::new(&self.shard, initiator, target));
                     }
                 }
                 Event::SendTargets(request) => self.send_targets(&request),

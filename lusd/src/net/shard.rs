@@ -29,10 +29,11 @@ use tracing::{debug, error, warn};
 use super::connection;
 use super::memory::Charge;
 use crate::lun::backend::{BackendError, Submitted};
-use crate::lun::copy::Copying;
+use crate::lun::copy::{Copying, Place};
 use crate::lun::erase::{Erasing, Stage};
 use crate::lun::gate::{Permit, Refused};
 use crate::lun::job::{self, Entry, Failure, Job, Steps};
+use crate::lun::reserve::Reply;
 use crate::lun::unit::Unit;
 use crate::lun::work::{Next, Parts, Then, Work};
 use crate::service::Service;
@@ -185,6 +186,10 @@ pub enum Outcome {
     Check(CheckCondition),
     /// GOOD, with data whose length nobody knew before.
     Data(Bytes),
+    /// Reservations do not allow it (any more); nothing was done.
+    Conflict,
+    /// What became of a request to change reservations.
+    Reserved(Reply),
 }
 
 /// An operation between the two passages of the gate.
@@ -266,6 +271,13 @@ impl Inbox {
         self.outcomes.borrow_mut().clear();
     }
 
+    /// The outcome of a task that something else than the backend works on; until then it counts as in flight.
+    pub fn expect(self: &Rc<Self>, tag: TaskTag, outcome: impl Future<Output = Outcome> + 'static) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        let inbox = self.clone();
+        tokio::task::spawn_local(async move { inbox.push(tag, outcome.await) });
+    }
+
     fn push(&self, tag: TaskTag, outcome: Outcome) {
         self.in_flight.set(self.in_flight.get() - 1);
         if self.closed.get() {
@@ -332,7 +344,9 @@ impl Shard {
     /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
     ///
     /// The reset generation of `entry` is looked at again inside the gate: a reset raises the unit's before it takes its barrier, so either
-    /// the barrier waits for the operation, or the operation sees that its task has ended.
+    /// the barrier waits for the operation, or the operation sees that its task has ended. In the same way `look` is asked there whether
+    /// the task may still begin: reservations change while a barrier is held.
+    #[expect(clippy::too_many_arguments, reason = "what an operation consists of, and where it came from")]
     pub fn start(
         &self,
         unit: &Arc<Unit>,
@@ -341,6 +355,7 @@ impl Shard {
         inbox: &Rc<Inbox>,
         tag: TaskTag,
         entry: Entry,
+        look: impl FnOnce(&Work) -> Option<Outcome>,
     ) -> Started {
         if self.service.is_isolated() {
             return Started::Held(work, charge);
@@ -362,6 +377,10 @@ impl Shard {
             // Nothing was submitted, so there is no outcome that the verdict could be about.
             let _ = unit.gate.leave(permit);
             return Started::Done(Outcome::Aborted);
+        }
+        if let Some(outcome) = look(&work) {
+            let _ = unit.gate.leave(permit);
+            return Started::Done(outcome);
         }
         if let BlockOp::LbaStatus { range, allocation_length } = work.op {
             self.spawn_look(unit, permit, (range, allocation_length), inbox, tag, entry);
@@ -519,7 +538,7 @@ impl Shard {
     pub fn spawn_copy(
         &self,
         unit: &Arc<Unit>,
-        (copy, units): (Box<ExtendedCopy>, Vec<Option<Arc<Unit>>>),
+        (copy, units): (Box<ExtendedCopy>, Vec<Option<Place>>),
         charge: Charge,
         inbox: &Rc<Inbox>,
         tag: TaskTag,

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use lusd_iscsi::{Connection as Proto, Response, TaskTag};
-use lusd_scsi::{CheckCondition, Lun, SenseFormat, Status};
+use lusd_scsi::{CheckCondition, Lun, Refusal, SenseFormat, Status};
 use tracing::{debug, warn};
 
 use crate::lun::backend::BackendError;
+use crate::lun::reserve;
 use crate::lun::unit::Unit;
 use crate::net::shard::Outcome;
 
@@ -52,6 +53,12 @@ pub(super) fn refuse(
     proto.respond(tag, Response { status, sense: &sense, data_in: Bytes::new(), transfer_length });
 }
 
+/// The LUN was unmapped while the command was on its way.
+pub(super) fn refuse_gone(proto: &mut Proto, tag: TaskTag, unit: &Unit, transfer_length: u64) {
+    let gone = CheckCondition::from(lusd_scsi::Fault::LogicalUnitNotSupported);
+    refuse(proto, tag, &gone, Some(unit), transfer_length);
+}
+
 /// The one place where an outcome becomes an answer.
 pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, outcome: Outcome) {
     let error = match outcome {
@@ -70,6 +77,10 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
             debug!(lu = %unit.name, ?check, "answered with an error");
             return refuse(proto, tag, &check, Some(unit), reply.transfer_length);
         }
+        Outcome::Conflict => {
+            return put_off(proto, tag, Status::ReservationConflict, reply.transfer_length);
+        }
+        Outcome::Reserved(reserved) => return answer_reserved(proto, tag, unit, reply, reserved),
         Outcome::Miscompare(byte) => lusd_scsi::BackendError::Miscompare(byte),
         Outcome::Done(Err(error)) => {
             warn!(lu = %unit.name, lun = %reply.lun, ?error, writes = reply.writes, "a command failed in the backend");
@@ -81,6 +92,21 @@ pub(super) fn answer(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply,
     match check {
         Some(check) => refuse(proto, tag, &check, Some(unit), reply.transfer_length),
         None => put_off(proto, tag, status, reply.transfer_length),
+    }
+}
+
+/// What became of a request to change reservations.
+fn answer_reserved(proto: &mut Proto, tag: TaskTag, unit: &Unit, reply: Reply, reserved: reserve::Reply) {
+    let length = reply.transfer_length;
+    match reserved {
+        reserve::Reply::Answer(Ok(())) => good(proto, tag, Bytes::new(), length),
+        reserve::Reply::Answer(Err(Refusal::Conflict)) => {
+            put_off(proto, tag, Status::ReservationConflict, length);
+        }
+        reserve::Reply::Answer(Err(Refusal::Check(check))) => refuse(proto, tag, &check, Some(unit), length),
+        reserve::Reply::Busy => put_off(proto, tag, Status::Busy, length),
+        reserve::Reply::Displaced => refuse(proto, tag, &unit.scsi.displaced(None), Some(unit), length),
+        reserve::Reply::Aborted => end(proto, tag, unit, length),
     }
 }
 

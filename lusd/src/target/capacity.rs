@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lusd_iscsi::{DataOut, ScsiCommand, TaskTag};
 use lusd_scsi::{Context, Lun, Step};
 
-use super::answer::{end, good, refuse};
+use super::answer::{end, good, put_off, refuse};
 use super::session::{Carrier, Session, Task};
 use crate::lun::job::Entry;
 use crate::lun::unit::Unit;
@@ -88,6 +88,7 @@ impl Session {
                 }
                 match plan.step {
                     Step::Reply(data) => good(cx.proto, tag, data, plan.transfer_in),
+                    Step::Status(status) => put_off(cx.proto, tag, status, 0),
                     _ => unreachable!("READ CAPACITY touches no block"),
                 }
             }

@@ -91,9 +91,10 @@ impl Session {
         self.answer_management(proto);
     }
 
-    /// The connection is gone: nothing is answered any more.
+    /// The connection is gone: nothing is answered any more, and the nexuses are lost.
     pub fn close(&mut self) {
         self.tasks.clear();
+        self.luns.0.clear();
     }
 
     /// Answers the functions, and the logout, whose tasks have all ended.
@@ -112,6 +113,8 @@ impl Session {
         });
         if self.management.logout && !self.is_busy() {
             self.management.logout = false;
+            // What its nexuses held by RESERVE is free when the answer leaves.
+            self.luns.0.clear();
             proto.logout_complete();
         }
     }

@@ -18,16 +18,19 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, ScsiCommand, TaskTag};
 use lusd_scsi::{
-    AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, Lun, NexusLu, Plan, SenseCode,
-    SenseKey, SessionView, Status, Step, Target, TargetPort, TaskManagementFunctions, UnitAttention,
+    AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus, NexusLu,
+    Plan, ReserveRequest, SenseCode, SenseKey, SessionView, Status, Step, Target, TargetPort,
+    TaskManagementFunctions, UnitAttention,
 };
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::answer::{Reply, answer, end, good, put_off, refuse};
+use super::answer::{Reply, answer, end, good, put_off, refuse, refuse_gone};
 use super::capacity::Asking;
 use super::management::Management;
-use crate::lun::copy::PIECE_BYTES;
+use crate::lun::copy::{PIECE_BYTES, Place};
 use crate::lun::job::Entry;
+use crate::lun::reserve::Ask;
 use crate::lun::unit::Unit;
 use crate::lun::work::Work;
 use crate::net::memory::{Charge, ConnectionMemory};
@@ -118,7 +121,7 @@ pub(super) enum Task {
 
 /// See the module's text.
 pub struct Session {
-    initiator: String,
+    initiator: InitiatorPort,
     pub(super) port: TargetPort,
     pub(super) luns: Luns,
     generation: u64,
@@ -142,7 +145,7 @@ const TASK_MANAGEMENT: TaskManagementFunctions = TaskManagementFunctions::RFC_71
 
 impl Session {
     /// A session that has just logged in.
-    pub fn new(shard: &Shard, initiator: String, target: String) -> Self {
+    pub fn new(shard: &Shard, initiator: InitiatorPort, target: String) -> Self {
         let port = TargetPort {
             target_name: target,
             portal_group_tag: 0,
@@ -180,8 +183,9 @@ impl Session {
 
     fn load(&mut self, shard: &Shard, first: bool) -> Result<(), NoAccess> {
         let view = shard.service.view();
-        let target = view.targets.get(&self.port.target_name).filter(|target| target.admits(&self.initiator));
-        let wanted = target.ok_or(NoAccess)?.luns_of(&self.initiator);
+        let target =
+            view.targets.get(&self.port.target_name).filter(|target| target.admits(&self.initiator.name));
+        let wanted = target.ok_or(NoAccess)?.luns_of(&self.initiator.name);
         self.generation = view.generation;
         self.port.portal_group_tag = view.group_tag;
         self.port.relative_target_port = view.group_tag;
@@ -195,7 +199,9 @@ impl Session {
         for (lun, unit) in wanted {
             self.luns.0.entry(lun).or_insert_with(|| {
                 changed = true;
-                let nexus = NexusLu::new(&unit.scsi, Some(UnitAttention::PowerOn));
+                let nexus =
+                    Nexus { initiator: self.initiator.clone(), target_port: self.port.relative_target_port };
+                let nexus = NexusLu::new(&unit.scsi, nexus, Some(UnitAttention::PowerOn));
                 Slot { unit, nexus }
             });
         }
@@ -253,6 +259,10 @@ impl Session {
                 return Flow::Taken;
             }
         };
+        if let Step::Status(status) = plan.step {
+            put_off(cx.proto, tag, status, 0);
+            return Flow::Taken;
+        }
         let (Some(lun), Some(slot)) = (lun, slot) else {
             // Only what is answered without a logical unit gets here: INQUIRY, REPORT LUNS, REQUEST SENSE.
             match plan.step {
@@ -262,7 +272,8 @@ impl Session {
             return Flow::Taken;
         };
         let unit = slot.unit.clone();
-        let entry = Entry { reset_generation: unit.reset_generation(), alive: came };
+        let entry =
+            Entry { reset_generation: unit.reset_generation(), aborts: slot.nexus.aborts(), alive: came };
         if self.looks_first(&command, &unit, entry, cx) {
             return Flow::Taken;
         }
@@ -435,18 +446,27 @@ impl Session {
         let op = match plan.step {
             Step::Reply(reply) => return good(cx.proto, tag, reply, transfer_length),
             Step::Block(op) => op,
+            Step::Status(status) => return put_off(cx.proto, tag, status, transfer_length),
+            Step::Reserve(request) => {
+                return self.reserve(tag, lun, unit, request, transfer_length, entry, cx);
+            }
             Step::Parameters(parameters) => {
-                let Some(slot) = self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, &unit)) else {
-                    // The LUN was unmapped while the parameters were on their way.
-                    let gone = CheckCondition::from(lusd_scsi::Fault::LogicalUnitNotSupported);
-                    return refuse(cx.proto, tag, &gone, Some(&unit), transfer_length);
+                let Some(slot) = self.slot(lun, &unit) else {
+                    return refuse_gone(cx.proto, tag, &unit, transfer_length);
                 };
+                if slot.nexus.aborts() != entry.aborts {
+                    return end(cx.proto, tag, &unit, transfer_length);
+                }
                 match parameters.finish(slot.scsi(), &data) {
                     Ok(After::Done) => return good(cx.proto, tag, Bytes::new(), transfer_length),
                     Ok(After::Block(op)) => op,
                     Ok(After::Copy(copy)) => {
                         let reply = Reply { lun, at: 0, writes: true, transfer_length };
                         return self.start_copy(tag, unit, copy, reply, entry, cx);
+                    }
+                    Ok(After::Status(status)) => return put_off(cx.proto, tag, status, transfer_length),
+                    Ok(After::Reserve(request)) => {
+                        return self.reserve(tag, lun, unit, request, transfer_length, entry, cx);
                     }
                     Err(check) => return refuse(cx.proto, tag, &check, Some(&unit), transfer_length),
                 }
@@ -455,6 +475,40 @@ impl Session {
         let at = op.ranges().first().map_or(0, |range| range.offset);
         let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
         self.start(tag, unit, Work { op, data }, charge, reply, entry, cx);
+    }
+
+    /// Asks whoever serves the unit to change its reservations.
+    #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
+    fn reserve(
+        &mut self,
+        tag: TaskTag,
+        lun: Lun,
+        unit: Arc<Unit>,
+        request: ReserveRequest,
+        transfer_length: u64,
+        entry: Entry,
+        cx: &mut Carrier<'_>,
+    ) {
+        let Some(slot) = self.slot(lun, &unit) else {
+            return refuse_gone(cx.proto, tag, &unit, transfer_length);
+        };
+        let (answer, answered) = oneshot::channel();
+        unit.desk.put(Ask {
+            request,
+            nexus: slot.nexus.handle(),
+            reset_generation: entry.reset_generation,
+            before: entry.alive + cx.shard.service.limits.stall_bound,
+            answer,
+        });
+        // Without an answer it is not known what became of it.
+        let outcome = async move { answered.await.map_or(Outcome::Revoked, Outcome::Reserved) };
+        cx.inbox.expect(tag, outcome);
+        let reply = Reply { lun, at: 0, writes: true, transfer_length };
+        self.set(tag, Task::Running { unit, reply });
+    }
+
+    fn slot(&self, lun: Lun, unit: &Arc<Unit>) -> Option<&Slot> {
+        self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, unit))
     }
 
     #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
@@ -480,7 +534,21 @@ impl Session {
             debug!(lu = %unit.name, ?age, "held off for too long: BUSY");
             return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
         }
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry) {
+        let slot = self.slot(reply.lun, &unit);
+        let look = |work: &Work| {
+            let Some(nexus) = slot.map(|slot| &slot.nexus) else {
+                // The LUN was unmapped meanwhile: what a reservation would say of its nexus is not known any more.
+                return unit.scsi.reservations().kind.map(|_| Outcome::Conflict);
+            };
+            if nexus.aborts() != entry.aborts {
+                Some(Outcome::Aborted)
+            } else if !nexus.may(&work.op) {
+                Some(Outcome::Conflict)
+            } else {
+                None
+            }
+        };
+        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry, look) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Stoppable(stop) => {
                 self.copies.push((tag, stop));
@@ -522,7 +590,9 @@ impl Session {
         };
         let find = |target: &Target| {
             let mut slots = self.luns.0.values();
-            slots.find(|slot| target.is(&slot.unit.scsi, &self.port)).map(|slot| slot.unit.clone())
+            let slot = slots.find(|slot| target.is(&slot.unit.scsi, &self.port))?;
+            let (nexus, aborts) = (slot.nexus.handle(), slot.nexus.aborts());
+            Some(Place { unit: slot.unit.clone(), nexus, aborts })
         };
         let units = copy.targets.iter().map(find).collect();
         let stop = cx.shard.spawn_copy(&unit, (copy, units), charge, cx.inbox, tag, entry);
@@ -540,8 +610,7 @@ impl Session {
 
     /// What a command is told that finds its unit gone.
     fn displaced(&self, lun: Lun, unit: &Arc<Unit>) -> CheckCondition {
-        let slot = self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, unit));
-        unit.scsi.displaced(slot.map(|slot| &slot.nexus))
+        unit.scsi.displaced(self.slot(lun, unit).map(|slot| &slot.nexus))
     }
 
     /// An operation has ended.

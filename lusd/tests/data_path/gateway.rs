@@ -10,6 +10,7 @@ use lusd::listener::Bound;
 use lusd::lun::backend::Backend;
 use lusd::lun::gate::LuEpoch;
 use lusd::lun::ram::RamStore;
+use lusd::lun::reserve;
 use lusd::lun::unit::Unit;
 use lusd::net::shard::ShardHandle;
 use lusd::service::{Limits, Service};
@@ -131,6 +132,7 @@ impl Gateway {
         let scsi = LogicalUnit::new(config, AccessState::BecomingReady).unwrap();
         let unit = Unit::new(id, "ram:test".to_owned(), scsi, self.service.shards);
         unit.serve(LuEpoch(1), Arc::new(backend));
+        self.runtime.spawn(reserve::serve_volatile(unit.clone(), self.service.clone()));
         unit
     }
 

@@ -16,6 +16,7 @@ mod gateway;
 mod initiator;
 mod management;
 mod memory;
+mod reservations;
 mod sessions;
 mod stale;
 mod views;

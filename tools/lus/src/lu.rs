@@ -13,6 +13,7 @@ pub(crate) mod facts;
 mod image;
 mod info;
 mod place;
+mod reservation;
 mod resize;
 mod rm;
 pub(crate) mod state;
@@ -50,6 +51,15 @@ Examples:
 
 --wwn, --serial, --vendor and --product keep a disk's identity when it moves here from another array, so that hosts take it for \
 the same disk. The image needs the feature exclusive-lock.";
+
+const UNRESERVE_EXAMPLES: &str = "\
+Examples:
+    lus lu unreserve rbd/web1                           says what there is
+    lus lu unreserve rbd/web1 --yes-i-really-mean-it
+
+Takes away the persistent reservation of a unit and all registrations: for a host that died with them and is not there to release \
+them. Whoever relied on the reservation is not protected any more: stop such hosts first. The daemon that serves the unit \
+notices within 10 s, and tells the hosts.";
 
 const RESIZE_EXAMPLES: &str = "\
 Examples:
@@ -195,6 +205,15 @@ pub(crate) enum LuCommand {
         #[command(flatten)]
         really: Really,
     },
+    /// Take all reservations of a logical unit away.
+    #[command(after_long_help = UNRESERVE_EXAMPLES)]
+    Unreserve {
+        /// The logical unit.
+        #[arg(value_name = "LU")]
+        lu: LuName,
+        #[command(flatten)]
+        really: Really,
+    },
     /// Give a logical unit another size.
     #[command(after_long_help = RESIZE_EXAMPLES)]
     Resize {
@@ -288,6 +307,7 @@ impl LuCommand {
             Self::Pin { lu, daemon, really } => place::pin(session, lu, daemon.as_ref(), really.yes).await,
             Self::Unpin { lu } => place::unpin(session, lu).await,
             Self::Takeover { lu, really } => takeover::takeover(session, lu, really.yes).await,
+            Self::Unreserve { lu, really } => reservation::unreserve(session, lu, really.yes).await,
             Self::Resize { lu, size, really } => resize::resize(session, lu, *size, really.yes).await,
             Self::Access { lu, access } => access::set(session, lu, *access).await,
             Self::Rm { lu, keep_image, really } => rm::remove(session, lu, *keep_image, really.yes).await,

@@ -92,7 +92,7 @@ fn is_supported(descriptor: &Descriptor) -> bool {
 
 fn parsed(bed: &Bed) -> Parsed {
     // A nexus of its own: the bed's may be told of something first.
-    let nexus = NexusLu::new(&bed.lu, None);
+    let nexus = NexusLu::new(&bed.lu, nexus(), None);
     let unit = Unit { lu: &bed.lu, nexus: &nexus };
     let context = bed.context(Some(Lun::ZERO));
     parse(&data(plan(&report(0, u32::MAX), &context, Some(unit)).unwrap())).unwrap()
@@ -215,7 +215,7 @@ fn a_daemon_that_is_down_is_unavailable() {
 #[test]
 fn a_change_is_told_once_to_every_nexus() {
     let bed = Bed::new();
-    let others = [NexusLu::new(&bed.lu, None), NexusLu::new(&bed.lu, None)];
+    let others = [NexusLu::new(&bed.lu, nexus(), None), NexusLu::new(&bed.lu, nexus(), None)];
     let everybody = || others.iter().chain([&bed.nexus]);
     // Nothing to see: the same groups again, and an owner to be while this one still serves.
     bed.lu.set_port_groups(port_groups(TAGS[0], Some(TAGS[0])));
@@ -238,7 +238,7 @@ fn a_change_is_told_once_to_every_nexus() {
         assert_eq!(told(&bed, nexus), []);
     }
     // A new nexus has been told of no state before, and hears of none that is gone.
-    let new = NexusLu::new(&bed.lu, Some(UnitAttention::PowerOn));
+    let new = NexusLu::new(&bed.lu, nexus(), Some(UnitAttention::PowerOn));
     bed.lu.set_access(AccessState::Transitioning);
     bed.lu.set_access(AccessState::Serving);
     assert_eq!(told(&bed, &new), [UnitAttention::PowerOn.code()]);
@@ -347,7 +347,7 @@ proptest! {
         let bed = Bed::thick();
         bed.lu.set_access(ACCESS[access]);
         bed.lu.set_port_groups(groups.clone());
-        let nexus = NexusLu::new(&bed.lu, None);
+        let nexus = NexusLu::new(&bed.lu, nexus(), None);
         let ask = |cdb: [u8; 16]| {
             data(plan(&cdb, &bed.context(Some(Lun::ZERO)), Some(Unit { lu: &bed.lu, nexus: &nexus })).unwrap())
         };

@@ -27,6 +27,9 @@ fn codes() {
         (0x29, 0x03),
         (0x29, 0x07),
         (0x2f, 0x00),
+        (0x2a, 0x03),
+        (0x2a, 0x04),
+        (0x2a, 0x05),
         (0x3f, 0x0e),
         (0x3f, 0x03),
         (0x2a, 0x09),
@@ -40,9 +43,9 @@ fn codes() {
 fn a_new_nexus_hears_of_power_on_and_of_nothing_before() {
     let bed = Bed::new();
     bed.lu.set_capacity_bytes(512);
-    let nexus = NexusLu::new(&bed.lu, Some(UnitAttention::PowerOn));
+    let nexus = NexusLu::new(&bed.lu, nexus(), Some(UnitAttention::PowerOn));
     assert_eq!(all_told(&bed, &nexus), [UnitAttention::PowerOn.code()]);
-    let nexus = NexusLu::new(&bed.lu, Some(UnitAttention::NexusLoss));
+    let nexus = NexusLu::new(&bed.lu, crate::bed::nexus(), Some(UnitAttention::NexusLoss));
     assert_eq!(all_told(&bed, &nexus), [UnitAttention::NexusLoss.code()]);
 }
 
@@ -109,7 +112,7 @@ fn the_attention_comes_before_the_state_and_after_the_cdb() {
 #[test]
 fn changes_reach_every_nexus_once() {
     let bed = Bed::new();
-    let others = [NexusLu::new(&bed.lu, None), NexusLu::new(&bed.lu, None)];
+    let others = [NexusLu::new(&bed.lu, nexus(), None), NexusLu::new(&bed.lu, nexus(), None)];
     bed.lu.set_capacity_bytes(BLOCKS * 1024);
     bed.lu.set_capacity_bytes(BLOCKS * 1024 + 511);
     bed.lu.set_identity(Identity::new(ID));
@@ -159,8 +162,8 @@ enum Act {
 
 const NEXUSES: usize = 3;
 const POWER_ON: usize = 0;
-const REPORTED_LUNS: usize = 5;
-const ACCESS_STATE: usize = 9;
+const REPORTED_LUNS: usize = UnitAttention::ReportedLunsDataHasChanged as usize;
+const ACCESS_STATE: usize = UnitAttention::AsymmetricAccessStateChanged as usize;
 
 fn act() -> impl Strategy<Value = Act> {
     let kind = 0..UnitAttention::ORDER.len();
@@ -197,7 +200,7 @@ proptest! {
     #[test]
     fn queues_behave_as_the_naive_ones(acts in proptest::collection::vec(act(), 1..60)) {
         let bed = Bed::new();
-        let nexuses: [NexusLu; NEXUSES] = std::array::from_fn(|_| NexusLu::new(&bed.lu, None));
+        let nexuses: [NexusLu; NEXUSES] = std::array::from_fn(|_| NexusLu::new(&bed.lu, nexus(), None));
         let mut model = Model::default();
         for act in acts {
             match act {

@@ -1,5 +1,7 @@
 //! A logical unit, a nexus and a port to test with, and short ways to say what is expected.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use lusd_scsi::*;
 
 /// Blocks of the logical unit on the bench: not a whole number of objects.
@@ -37,6 +39,16 @@ pub(crate) fn port() -> TargetPort {
     }
 }
 
+/// A nexus of its own: the same initiator with another ISID each time.
+pub(crate) fn nexus() -> Nexus {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    Nexus { initiator: initiator(NEXT.fetch_add(1, Ordering::Relaxed)), target_port: TAGS[0] }
+}
+
+pub(crate) fn initiator(isid: u8) -> InitiatorPort {
+    InitiatorPort { name: "iqn.2026-11.example:host".into(), isid: [0, 2, 0x3d, 0, 0, isid] }
+}
+
 /// The tags of three daemons, in the order in which they are reported.
 pub(crate) const TAGS: [u16; 3] = [9, 0x0102, 0xffff];
 
@@ -56,7 +68,7 @@ impl Bed {
         if lu.is_thin() {
             lu.set_port_groups(port_groups(TAGS[0], Some(TAGS[0])));
         }
-        let nexus = NexusLu::new(&lu, None);
+        let nexus = NexusLu::new(&lu, nexus(), None);
         let bed = Bed { lu, nexus, port: port() };
         bed.copy_nothing();
         bed

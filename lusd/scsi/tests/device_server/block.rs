@@ -387,7 +387,7 @@ fn every_operation_that_modifies_is_marked_so_in_the_table() {
         let plan = bed.plan(&cdb).unwrap();
         let op = match plan.step {
             Step::Block(op) => Some(op),
-            Step::Reply(_) => None,
+            Step::Reply(_) | Step::Reserve(_) | Step::Status(_) => None,
             Step::Parameters(parameters) => {
                 let mut list = vec![0; plan.transfer_out as usize];
                 if row.name == "UNMAP" {
@@ -398,7 +398,7 @@ fn every_operation_that_modifies_is_marked_so_in_the_table() {
                 }
                 match parameters.finish(bed.unit(), &list) {
                     Ok(After::Block(op)) => Some(op),
-                    Ok(After::Done | After::Copy(_)) | Err(_) => None,
+                    Ok(After::Done | After::Copy(_) | After::Reserve(_) | After::Status(_)) | Err(_) => None,
                 }
             }
         };

@@ -36,6 +36,18 @@ const SENSES: &[&str] =
 const MEDIUM: &[&str] = &["block::caches_and_the_medium_as_a_whole"];
 const VERIFIES: &[&str] = &["block::verify_compares_what_bytchk_says", "block::lbas_use_all_their_bits"];
 const SAMES: &[&str] = &["block::write_same_writes_zeroes_where_it_can", "block::write_same_has_edges"];
+const RESERVES: &[&str] = &[
+    "reservation::reserve_and_release_without_registrations",
+    "reservation::what_ends_a_reservation_by_reserve",
+    "reservation::reserve_of_registered_nexuses_is_compatible",
+    "lusd: reservations::reserve_ends_with_the_nexus_and_with_resets",
+];
+const PERSISTS: &[&str] = &[
+    "reservation::a_reservation_is_made_and_released_by_its_holder",
+    "reservation::what_is_left_to_others",
+    "reservation::who_is_not_registered_or_has_another_key_conflicts",
+    "reservation::parameter_lists_have_their_length",
+];
 
 #[rustfmt::skip]
 const COMMANDS: &[About] = &[
@@ -57,6 +69,14 @@ const COMMANDS: &[About] = &[
     ("SYNCHRONIZE CACHE", "IMMED is answered after the flush all the same", MEDIUM),
     ("WRITE SAME", "at most 16 MiB; UNMAP, NDOB where thin; ANCHOR refused", SAMES),
     ("UNMAP", "256 descriptors; ANCHOR refused", &["block::unmap_takes_its_descriptors_all_or_none", "block::unmap_is_bounded_in_blocks", "block::unmap_lists_that_do_not_add_up_are_refused", "block::a_thick_unit_has_no_unmap"]),
+    ("RESERVE (", "the whole unit; GOOD without effect for registrants (CRH)", RESERVES),
+    ("RELEASE (", "", RESERVES),
+    ("PERSISTENT RESERVE IN", "", &["reservation::reports_count_what_they_do_not_return", "reservation::all_target_ports"]),
+    ("PERSISTENT RESERVE OUT", "all six types; APTPL; 512 registrations", PERSISTS),
+    ("PERSISTENT RESERVE OUT, REGISTER", "SPEC_I_PT, ALL_TG_PT, APTPL; 512 registrations", &["reservation::registering_goes_by_tables_67_and_68", "reservation::spec_i_pt_registers_others_too", "reservation::all_target_ports", "reservation::unregistering_the_holder_ends_the_reservation", "reservation::the_holders_new_key_is_the_reservations", "reservation::registrations_are_bounded"]),
+    ("PERSISTENT RESERVE OUT, REGISTER AND MOVE", "", &["reservation::register_and_move"]),
+    ("PERSISTENT RESERVE OUT, CLEAR", "", &["reservation::clear_takes_everything_and_tells_all_that_were_registered"]),
+    ("PERSISTENT RESERVE OUT, PREEMPT", "", &["reservation::preempting_the_holder_takes_its_reservation", "reservation::a_holder_may_preempt_itself", "reservation::preempting_another_key_removes_registrations_only", "reservation::preempting_all_registrants", "reservation::preempt_and_abort_ends_the_tasks_of_whom_it_removes", "lusd: reservations::preempt_and_abort_ends_what_the_other_one_has_under_way"]),
     ("GET LBA STATUS", "by whole objects, 256 at a time; all is mapped where thick", &["block::a_thin_unit_asks_what_is_mapped", "block::what_is_mapped_is_told_in_order_and_without_gaps", "block::everything_is_mapped_on_a_thick_unit", "lusd: data::what_was_written_is_mapped_and_what_was_unmapped_is_not"]),
     ("FORMAT UNIT", "no defect lists, no protection information, no pattern; IMMED", &["erase::block_erase_and_format_give_space_back", "erase::while_it_goes_on_only_those_that_ask_are_answered", "erase::what_has_failed_is_to_be_put_right", "lusd: erase::the_whole_medium_is_overwritten_or_erased"]),
     ("READ DEFECT DATA", "both lists are empty", &["erase::there_are_no_defects"]),
@@ -79,7 +99,6 @@ const COMMANDS: &[About] = &[
 /// now are not listed.
 const OTHERS: &[(&str, u8, Option<u8>)] = &[
     ("REASSIGN BLOCKS", 0x07, None),
-    ("RESERVE (6), RELEASE (6)", 0x16, None),
     ("WRITE BUFFER", 0x3b, None),
     ("READ BUFFER", 0x3c, None),
     ("READ LONG (10)", 0x3e, None),
@@ -87,9 +106,6 @@ const OTHERS: &[(&str, u8, Option<u8>)] = &[
     ("SANITIZE, CRYPTOGRAPHIC ERASE", 0x48, Some(0x03)),
     ("LOG SELECT", 0x4c, None),
     ("XDWRITEREAD (10)", 0x53, None),
-    ("RESERVE (10), RELEASE (10)", 0x56, None),
-    ("PERSISTENT RESERVE IN", 0x5e, None),
-    ("PERSISTENT RESERVE OUT", 0x5f, None),
     ("variable length CDBs: READ (32) ...", 0x7f, None),
     ("EXTENDED COPY (LID1)", 0x83, Some(0x00)),
     ("EXTENDED COPY (LID4)", 0x83, Some(0x01)),

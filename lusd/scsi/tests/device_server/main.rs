@@ -13,5 +13,6 @@ mod logs;
 mod mode;
 mod primary;
 mod random;
+mod reservation;
 mod table;
 mod well_known;

@@ -282,7 +282,7 @@ fn malformed_lists_are_refused() {
 #[test]
 fn a_change_is_told_to_the_others_only() {
     let bed = Bed::new();
-    let other = NexusLu::new(&bed.lu, None);
+    let other = NexusLu::new(&bed.lu, nexus(), None);
     let tell = |nexus| {
         let unit = Unit { lu: &bed.lu, nexus };
         plan(&[0; 6], &bed.context(Some(Lun::ZERO)), Some(unit)).err().map(|check| check.code)

@@ -227,7 +227,7 @@ fn what_is_answered_in_each_access_state() {
     for (state, ascq) in STATES {
         bed.lu.set_access(state);
         assert_eq!(bed.lu.access(), state);
-        let nexus = NexusLu::new(&bed.lu, None);
+        let nexus = NexusLu::new(&bed.lu, nexus(), None);
         for row in commands() {
             let unit = Unit { lu: &bed.lu, nexus: &nexus };
             let result = plan(&crate::table::accepted(row), &bed.context(Some(Lun::ZERO)), Some(unit));

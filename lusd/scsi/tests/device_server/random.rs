@@ -39,6 +39,11 @@ fn keeps_its_promises(bed: &Bed, plan: &Plan) -> Result<(), TestCaseError> {
             prop_assert_eq!(data.len() as u64, plan.transfer_in);
             Ok(())
         }
+        Step::Reserve(_) => {
+            prop_assert_eq!((plan.transfer_out, plan.transfer_in), (0, 0));
+            Ok(())
+        }
+        Step::Status(status) => Err(TestCaseError::fail(format!("{status:?} without a reservation"))),
         Step::Parameters(_) => Ok(()),
     }
 }

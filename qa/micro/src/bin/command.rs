@@ -27,7 +27,7 @@ use lusd::target::sessions::{ConnectionHandle, Stop};
 use lusd::target::view::{TargetView, View};
 use lusd_iscsi::pdu::{DataOut, Isid, LoginRequest, ReadyToTransfer, ScsiCommand, Stage};
 use lusd_iscsi::{Connection, Event, LoginGrant, Serial, TaskAttribute, bhs, digest, text};
-use lusd_scsi::{AccessState, Identity, LogicalUnit, LogicalUnitConfig, Lun};
+use lusd_scsi::{AccessState, Identity, InitiatorPort, LogicalUnit, LogicalUnitConfig, Lun};
 use tokio::sync::Notify;
 
 const TARGET: &str = "iqn.2026-11.io.lus:bench";
@@ -283,7 +283,8 @@ impl Rig {
                     });
                 }
                 Event::LoggedIn(_) => {
-                    self.session = Some(Session::new(&self.shard, HOST.to_owned(), TARGET.to_owned()));
+                    let host = InitiatorPort { name: HOST.to_owned(), isid: [0; 6] };
+                    self.session = Some(Session::new(&self.shard, host, TARGET.to_owned()));
                 }
                 Event::Command(command) => {
                     let session = self.session.as_mut().expect("logged in");

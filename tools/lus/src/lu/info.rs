@@ -234,6 +234,9 @@ impl Unit<'_> {
             Some(record) => line("record", &format!("{}, epoch {}", record.state, record.lu_epoch)),
             None => line("record", "none"),
         }
+        if let Some(record) = &self.record {
+            super::reservation::lines(&record.reservations).for_each(|(key, value)| line(key, &value));
+        }
         if matches!(lu.backend, Backend::Rbd { .. }) {
             match self.locks.as_slice() {
                 [] => line("lock", "not held"),

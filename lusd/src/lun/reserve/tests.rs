@@ -1,0 +1,187 @@
+use std::time::Duration;
+
+use lusd_scsi::{
+    AccessState, Action, Identity, InitiatorPort, LogicalUnit, LogicalUnitConfig, Nexus, NexusLu,
+    ReservationType,
+};
+
+use super::*;
+use crate::lun::backend::Backend;
+use crate::lun::gate::{LuEpoch, Refused};
+use crate::service::Limits;
+
+struct Bench {
+    unit: Arc<Unit>,
+    service: Arc<Service>,
+    nexuses: [NexusLu; 2],
+}
+
+/// Answers as it is told, one after the other.
+struct Scripted(Vec<Written>);
+
+impl Keeper for Scripted {
+    fn write<'a>(&'a mut self, _: &'a Reservations) -> Boxed<'a, Written> {
+        Box::pin(std::future::ready(self.0.remove(0)))
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = LogicalUnitConfig::new(Identity::new([7; 16]), 1 << 20);
+        let scsi = LogicalUnit::new(config, AccessState::Transitioning).unwrap();
+        let id = lus_map::LuId(uuid::Uuid::from_u128(7));
+        let unit = Unit::new(id, "null:test".to_owned(), scsi, 1);
+        unit.serve(LuEpoch(1), Arc::new(Backend::Null));
+        let nexuses = [1, 2].map(|isid| {
+            let initiator = InitiatorPort { name: "iqn.a:b".to_owned(), isid: [0, 0, 0, 0, 0, isid] };
+            NexusLu::new(&unit.scsi, Nexus { initiator, target_port: 1 }, None)
+        });
+        Self { unit, service: Service::new(Limits::default(), 1), nexuses }
+    }
+
+    fn ask(&self, who: usize, request: ReserveRequest) -> (Ask, oneshot::Receiver<Reply>) {
+        let (answer, answered) = oneshot::channel();
+        let nexus = self.nexuses[who].handle();
+        let before = Instant::now() + Duration::from_secs(60);
+        (Ask { request, nexus, reset_generation: self.unit.reset_generation(), before, answer }, answered)
+    }
+
+    async fn run(&self, who: usize, request: ReserveRequest, keeper: &mut dyn Keeper) -> Option<Reply> {
+        let (ask, answered) = self.ask(who, request);
+        carry_out(&self.unit, &self.service, ask, keeper).await;
+        answered.await.ok()
+    }
+
+    fn is_open(&self) -> bool {
+        match self.unit.gate.enter(0) {
+            Ok(permit) => {
+                let _ = self.unit.gate.leave(permit);
+                true
+            }
+            Err(refused) => {
+                assert_eq!(refused, Refused::Shut);
+                false
+            }
+        }
+    }
+}
+
+fn register(new_key: u64) -> ReserveRequest {
+    let (also, all_target_ports, aptpl) = (None, false, false);
+    ReserveRequest::Persistent(Action::Register { key: None, new_key, also, all_target_ports, aptpl })
+}
+
+fn reserve(key: u64) -> ReserveRequest {
+    let kind = Some(ReservationType::WriteExclusive);
+    ReserveRequest::Persistent(Action::Reserve { key, kind })
+}
+
+const GOOD: Option<Reply> = Some(Reply::Answer(Ok(())));
+
+#[tokio::test]
+async fn what_is_not_written_does_not_count() {
+    let bench = Bench::new();
+    let reply = bench.run(0, register(1), &mut Scripted(vec![Written::NotDone])).await;
+    assert_eq!((reply, bench.unit.scsi.reservations().generation), (Some(Reply::Busy), 0));
+    assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
+    let reply = bench.run(0, reserve(1), &mut Scripted(vec![Written::NotDone])).await;
+    assert_eq!((reply, bench.unit.scsi.reservations().kind), (Some(Reply::Busy), None));
+    assert!(bench.is_open());
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_is_taken_over_before_it_is_decided_again() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
+    let cleared = Reservations { generation: 9, ..Reservations::default() };
+    let reply = bench.run(0, reserve(1), &mut Scripted(vec![Written::Other(cleared.clone())])).await;
+    assert_eq!(reply, Some(Reply::Answer(Err(Refusal::Conflict))), "it is not registered any more");
+    assert_eq!(*bench.unit.scsi.reservations(), cleared);
+    let other = Written::Other(Reservations { generation: 20, ..Reservations::default() });
+    assert_eq!(bench.run(1, register(2), &mut Scripted(vec![other, Written::Done])).await, GOOD);
+    assert_eq!(bench.unit.scsi.reservations().generation, 21);
+    assert!(bench.is_open());
+}
+
+#[tokio::test]
+async fn when_the_lu_is_lost_nothing_is_answered_and_nothing_enters() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
+    let reply = bench.run(0, reserve(1), &mut Scripted(vec![Written::Lost])).await;
+    assert_eq!((reply, bench.is_open()), (None, false));
+    assert!(bench.unit.was_lost(LuEpoch(1)));
+}
+
+#[tokio::test]
+async fn a_narrowing_change_is_written_while_nothing_is_under_way() {
+    let bench = Bench::new();
+    struct Looking<'a>(&'a Unit, Vec<bool>);
+    impl Keeper for Looking<'_> {
+        fn write<'a>(&'a mut self, _: &'a Reservations) -> Boxed<'a, Written> {
+            self.1.push(matches!(
+                self.0.gate.enter(0).map(|permit| self.0.gate.leave(permit)),
+                Err(Refused::Held)
+            ));
+            Box::pin(std::future::ready(Written::Done))
+        }
+    }
+    let mut keeper = Looking(&bench.unit, Vec::new());
+    for (who, request) in [
+        (0, register(1)),
+        (1, register(2)),
+        (0, reserve(1)),
+        (1, register(3)),
+        (
+            0,
+            ReserveRequest::Persistent(Action::Release {
+                key: 1,
+                kind: Some(ReservationType::WriteExclusive),
+            }),
+        ),
+    ] {
+        assert_eq!(bench.run(who, request, &mut keeper).await, GOOD);
+    }
+    assert_eq!(keeper.1, [false, false, true, false, false], "RESERVE alone takes something from others");
+}
+
+#[tokio::test]
+async fn asks_that_are_over_are_not_begun() {
+    let bench = Bench::new();
+    let (ask, answered) = bench.ask(0, register(1));
+    bench.unit.raise_reset_generation();
+    carry_out(&bench.unit, &bench.service, ask, &mut Volatile).await;
+    assert_eq!(answered.await, Ok(Reply::Aborted), "a reset came between");
+    let (ask, answered) = bench.ask(0, register(1));
+    let late = Ask { before: Instant::now() - Duration::from_millis(1), ..ask };
+    carry_out(&bench.unit, &bench.service, late, &mut Volatile).await;
+    assert_eq!(answered.await, Ok(Reply::Busy), "its initiator may have given it up");
+    let (ask, answered) = bench.ask(1, register(1));
+    let Bench { unit, service, nexuses } = bench;
+    drop(nexuses);
+    carry_out(&unit, &service, ask, &mut Volatile).await;
+    assert_eq!(answered.await, Ok(Reply::Aborted), "its session has ended");
+    assert_eq!(unit.scsi.reservations().generation, 0);
+}
+
+#[tokio::test]
+async fn a_desk_is_bounded_and_answers_all_when_it_shuts() {
+    let bench = Bench::new();
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING_MAX {
+        let (ask, answered) = bench.ask(0, register(1));
+        bench.unit.desk.put(ask);
+        waiting.push(answered);
+    }
+    let (ask, answered) = bench.ask(0, register(1));
+    bench.unit.desk.put(ask);
+    assert_eq!(answered.await, Ok(Reply::Busy));
+    drop(bench.unit.desk.next().await);
+    assert!(waiting.remove(0).await.is_err(), "dropped without an answer");
+    bench.unit.stop(AccessState::Standby).await;
+    for answered in waiting {
+        assert_eq!(answered.await, Ok(Reply::Displaced));
+    }
+    let (ask, answered) = bench.ask(0, register(1));
+    bench.unit.desk.put(ask);
+    assert_eq!(answered.await, Ok(Reply::Displaced));
+}
