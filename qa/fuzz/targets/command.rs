@@ -5,9 +5,9 @@
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use lusd_scsi::{
-    AccessState, After, BlockOp, BlockSize, Context, Identity, LogicalUnit, LogicalUnitConfig, Lun,
-    MAX_TRANSFER_BYTES, NexusLu, Plan, PortGroup, PortGroups, SenseFormat, SessionView, Step, TargetPort,
-    TaskManagementFunctions, Unit, UnitAttention, commands, plan,
+    AccessState, After, BlockOp, BlockSize, Context, Identity, InitiatorPort, LogicalUnit, LogicalUnitConfig,
+    Lun, MAX_TRANSFER_BYTES, Nexus, NexusLu, Plan, PortGroup, PortGroups, SenseFormat, SessionView, Step,
+    TargetPort, TaskManagementFunctions, Unit, UnitAttention, commands, plan,
 };
 
 /// One logical unit, LUN 0 of its session.
@@ -34,7 +34,9 @@ impl Bed {
         let lu = LogicalUnit::new(config, AccessState::Serving).expect("a good configuration");
         let groups = [PortGroup { tag: 1, up: true }, PortGroup { tag: 2, up: false }];
         lu.set_port_groups(PortGroups::new(groups.into(), 1, Some(1)));
-        let nexus = NexusLu::new(&lu, (kind & 16 == 16).then_some(UnitAttention::PowerOn));
+        let initiator = InitiatorPort { name: "iqn.2026-11.io.lus:host".into(), isid: [0, 2, 0x3d, 0, 0, 1] };
+        let nexus = Nexus { initiator, target_port: 1 };
+        let nexus = NexusLu::new(&lu, nexus, (kind & 16 == 16).then_some(UnitAttention::PowerOn));
         let port = TargetPort {
             target_name: "iqn.2026-11.io.lus:disk".into(),
             portal_group_tag: 1,
