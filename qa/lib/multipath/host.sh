@@ -63,6 +63,9 @@ paths() {
     done < <(readlink -f "$@")
 }
 
+# A number into a file that others read at any moment: it is never empty.
+count() { echo "$1" >"$2.new" && mv "$2.new" "$2"; }
+
 # One pass of fio over the first blocks of a map, each written once in random order, then read: it must be full of this pass's number and its own offset, to the last
 # byte. (A CRC would say of an older pass's block that it is fine.) JSON on stdout.
 fio_pass() {
@@ -78,7 +81,7 @@ raw_load() {
         pass=$((pass + 1))
         fio_pass "$map" $pass >"$folder/raw.out" || fail "fio's pass $pass failed: $(tail -c 2000 "$folder/raw.out")"
         mv "$folder/raw.out" "$folder/raw.$pass.json"
-        echo $pass >"$folder/raw.done"
+        count $pass "$folder/raw.done"
     done
 }
 
@@ -91,7 +94,7 @@ files_load() {
         begun=$(uptime_ms)
         make_file "$folder" "$name" $((4096 + RANDOM * 8))
         echo $(($(uptime_ms) - begun)) >>"$folder/files.stalls"
-        echo $number >"$folder/files.done"
+        count $number "$folder/files.done"
     done
 }
 
