@@ -285,7 +285,9 @@ pub fn plan(cdb: &[u8], context: &Context<'_>, unit: Option<Unit<'_>>) -> Result
             }
             unit.lu.access().check_command(row.flags)?;
             let access = unit.nexus.access();
-            if access != Access::Free && !row.reserved_for(&cdb).is_allowed(access) {
+            // Where another daemon serves, what was known here may be out of date.
+            let refused = access != Access::Free && !row.reserved_for(&cdb).is_allowed(access);
+            if refused && unit.lu.access() == AccessState::Serving {
                 return Ok(Plan::status(Status::ReservationConflict));
             }
             if row.flags.has(Flags::WRITES) {

@@ -34,7 +34,7 @@ use super::erase;
 use super::fencer::Fencer;
 use super::gate::LuEpoch;
 use super::ram::RamStore;
-use super::reserve::record::{RecordKeeper, from_kept};
+use super::reserve::record::{RecordKeeper, from_kept, to_kept};
 use super::reserve::{self, Ask};
 use super::unit::Unit;
 use crate::service::Service;
@@ -533,6 +533,7 @@ impl Task {
             records: self.shared.records.clone(),
             record: held.record.clone(),
             holder: held.holder.clone(),
+            known: to_kept(&unit.scsi.reservations()),
         };
         Box::pin(async move {
             match ask {

@@ -55,6 +55,8 @@ pub struct RecordKeeper {
     pub record: LuRecord,
     /// As whom it names us.
     pub holder: Holder,
+    /// The state that counts here; the record has another one where somebody else has written it.
+    pub known: kept::Reservations,
 }
 
 impl RecordKeeper {
@@ -62,6 +64,9 @@ impl RecordKeeper {
         let wanted = to_kept(next);
         let mut unknown = false;
         loop {
+            if let Some(other) = self.other() {
+                return Written::Other(other);
+            }
             let step = match self.record.reserve(&self.holder, wanted.clone()) {
                 Ok(step) => step,
                 Err(error) => {
@@ -72,16 +77,15 @@ impl RecordKeeper {
             match self.records.write(&self.record, &step).await {
                 Ok(RecordWrite::Written) => {
                     self.record = step;
+                    self.known = wanted;
                     return Written::Done;
                 }
                 Ok(RecordWrite::Lost(Some(found))) if found.state.holder() == Some(&self.holder) => {
-                    let before = std::mem::replace(&mut self.record, found);
+                    self.record = found;
                     // Ours, by an attempt of which nothing was known.
                     if self.record.reservations == wanted {
+                        self.known = wanted;
                         return Written::Done;
-                    }
-                    if self.record.reservations != before.reservations {
-                        return Written::Other(from_kept(&self.record.reservations));
                     }
                 }
                 Ok(RecordWrite::Lost(_)) => {
@@ -100,13 +104,21 @@ impl RecordKeeper {
         }
     }
 
+    /// What the record has, if it is not what counts here: from now on it is.
+    fn other(&mut self) -> Option<Reservations> {
+        if self.record.reservations == self.known {
+            return None;
+        }
+        self.known = self.record.reservations.clone();
+        Some(from_kept(&self.known))
+    }
+
     /// What is kept, if it is another state than ours: somebody else has changed it.
     pub async fn look(&mut self) -> Option<Reservations> {
         match self.records.read(&self.record.lu).await {
             Ok(Some(found)) if found.state.holder() == Some(&self.holder) => {
-                let before = std::mem::replace(&mut self.record, found);
-                let other = self.record.reservations != before.reservations;
-                other.then(|| from_kept(&self.record.reservations))
+                self.record = found;
+                self.other()
             }
             // Whose the LU is, is looked at elsewhere.
             Ok(_) => None,

@@ -29,7 +29,8 @@ async fn keeper() -> (Memory, RecordKeeper) {
     let records = RecordStore::new(Arc::new(memory.clone()));
     let holder = holder("a");
     let record = records.transition(&LU, |record| record.claim(&holder)).await.unwrap();
-    (memory, RecordKeeper { records, record, holder })
+    let known = record.reservations.clone();
+    (memory, RecordKeeper { records, record, holder, known })
 }
 
 #[test]
@@ -86,6 +87,11 @@ async fn who_else_writes_the_record_is_seen() {
     keeper.records.transition(&LU, LuRecord::clear_reservations).await.unwrap();
     assert_eq!(keeper.look().await, Some(Reservations { generation: 5, ..cleared }));
     assert_eq!(keeper.look().await, None);
+    // A record that was read anew for another reason, such as a move that was taken back, hides nothing.
+    assert_eq!(keeper.write(&state(6)).await, Written::Done);
+    keeper.record = keeper.records.transition(&LU, LuRecord::clear_reservations).await.unwrap();
+    let cleared = Reservations { generation: 7, ..Reservations::default() };
+    assert_eq!(keeper.write(&state(7)).await, Written::Other(cleared));
     // Another daemon holds it.
     let me = keeper.holder.clone();
     keeper.records.transition(&LU, |record| record.release(&me)).await.unwrap();
