@@ -40,36 +40,42 @@ READ_ONLY_SUITE = "ReadOnly"
 
 
 class Disks:
-    """Fresh disks, one for each test: the next is made while a test runs."""
+    """Fresh disks, one for each test: the next is made while a test runs. Each has a target of its own, so that no session is told of the others."""
 
-    def __init__(self, target, store, block_size):
-        self.target, self.store, self.block_size = target, store, block_size
+    def __init__(self, cluster, store, block_size):
+        self.cluster, self.store, self.block_size = cluster, store, block_size
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         self.made = 0
         self.next = self.pool.submit(self._make)
 
     def take(self, test):
-        """The URL of a disk that nobody used, and its name."""
+        """The URL of a disk that nobody used, and its target."""
         if test_cu.suite_of(test) == READ_ONLY_SUITE:
-            name, lun = self.pool.submit(self._make, "--read-only").result()
+            target = self.pool.submit(self._make, "--read-only").result()
         else:
-            name, lun = self.next.result()
+            target = self.next.result()
             self.next = self.pool.submit(self._make)
-        url = self.target.url(lun)
-        qa.await_true(f"{name} is served", lambda: qa.run(["iscsi-readcapacity16", url], check=False).returncode == 0, READY_SECONDS)
-        return url, name
+        url = target.url(0)
+        qa.await_true(f"{url} is served", lambda: qa.run(["iscsi-readcapacity16", url], check=False).returncode == 0, READY_SECONDS)
+        return url, target
 
-    def drop(self, name):
+    def drop(self, target):
         """It is not needed any more."""
-        self.pool.submit(self.target.cluster.lus, "lu", "rm", name, "--yes-i-really-mean-it")
+        self.pool.submit(target.remove)
 
     def end(self):
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        """Nothing of it is left."""
+        self.pool.submit(lambda: self.next.result().remove()).result()
+        self.pool.shutdown(wait=True)
 
     def _make(self, *options):
         self.made += 1
+        target = qa.Target(self.cluster, f"{qa.IQN}:{NAME}-{self.made}")
+        target.remove()
+        self.cluster.lus("target", "create", target.iqn, "--open")
         name = f"rbd/qa-cu-{self.made}" if self.store == "rbd" else f"ram:qa-cu-{self.made}"
-        return name, self.target.create(name, SIZE, "--block-size", self.block_size, *options, lun=self.made)
+        target.create(name, SIZE, "--block-size", self.block_size, *options)
+        return target
 
 
 def reason_to_skip(result):
@@ -84,9 +90,9 @@ def run_all(disks, wanted, limit, rows):
     chosen = [test for test in listed if re.search(wanted, test)]
     qa.require(chosen, f"no test matches {wanted}")
     for number, test in enumerate(chosen, 1):
-        url, name = disks.take(test)
+        url, target = disks.take(test)
         result, _ = test_cu.run(test, [url, url], limit=limit)
-        disks.drop(name)
+        disks.drop(target)
         if test.endswith("." + NOT_ALONE):
             result.verdict, result.note = in_its_suite(disks, test, limit), f"within {TMF_SUITE}; alone: {result.verdict}"
         rows.append(result)
@@ -96,9 +102,9 @@ def run_all(disks, wanted, limit, rows):
 def in_its_suite(disks, test, limit):
     """The verdict on a test when all of its suite run in one process."""
     family_and_suite = test.rsplit(".", 1)[0]
-    url, name = disks.take(test)
+    url, target = disks.take(test)
     _, output = test_cu.run(family_and_suite, [url], limit=3 * limit)
-    disks.drop(name)
+    disks.drop(target)
     return test_cu.judge_suite(family_and_suite, output).get(test, test_cu.CRASH)
 
 
@@ -117,12 +123,11 @@ def main():
     store, block_size = os.environ.get("STORE", "rbd"), os.environ.get("BLOCK_SIZE", "512")
     qa.require(store in ("rbd", "ram") and block_size in ("512", "4096"), f"STORE is {store}, BLOCK_SIZE is {block_size}")
     rows = []
-    with qa.Cluster.given().target(NAME) as target:
-        disks = Disks(target, store, block_size)
-        try:
-            run_all(disks, os.environ.get("TESTS", "."), float(os.environ.get("LIMIT", "30")), rows)
-        finally:
-            disks.end()
+    disks = Disks(qa.Cluster.given(), store, block_size)
+    try:
+        run_all(disks, os.environ.get("TESTS", "."), float(os.environ.get("LIMIT", "30")), rows)
+    finally:
+        disks.end()
     report(rows, int(os.environ.get("LEAST", "0")))
 
 
