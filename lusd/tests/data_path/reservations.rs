@@ -3,7 +3,7 @@
 use lusd_scsi::AccessState;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
-use crate::initiator::{Answer, Command, Gone, Initiator, pattern, tmf};
+use crate::initiator::{Answer, Command, Gone, Initiator, Pdu, pattern, tmf};
 
 const CONFLICT: u8 = 0x18;
 const REGISTER: u8 = 0;
@@ -48,6 +48,14 @@ fn two(gateway: &Gateway) -> (Initiator, Initiator) {
     (host, other)
 }
 
+/// Sends a command without its data; returns what asks for it.
+fn held_back(host: &mut Initiator, command: &Command) -> Pdu {
+    host.answers_r2t = false;
+    host.submit(command);
+    host.ping();
+    host.r2ts.pop().expect("an R2T")
+}
+
 #[test]
 fn a_reservation_keeps_others_from_writing_until_it_is_released() {
     let (gateway, _) = Gateway::with_ram(limits(), 2);
@@ -78,10 +86,7 @@ fn a_reservation_keeps_others_from_writing_until_it_is_released() {
 fn what_waits_for_its_data_meets_the_reservation_of_then() {
     let (gateway, _) = Gateway::with_ram(limits(), 2);
     let (mut host, mut other) = two(&gateway);
-    other.answers_r2t = false;
-    other.submit(&Command::write(0, &pattern(1, 4096)));
-    other.ping();
-    let r2t = other.r2ts.pop().expect("an R2T");
+    let r2t = held_back(&mut other, &Command::write(0, &pattern(1, 4096)));
     host.run(&out(RESERVE, WRITE_EXCLUSIVE, 1, 0)).good();
     other.answer_r2t(&r2t);
     assert!(conflicts(&other.answer(r2t.tag())));
@@ -137,10 +142,7 @@ fn preempt_and_abort_ends_what_the_other_one_has_under_way() {
 fn preempt_without_abort_answers_everything() {
     let (gateway, _) = Gateway::with_ram(limits(), 2);
     let (mut host, mut other) = two(&gateway);
-    other.answers_r2t = false;
-    other.submit(&Command::write(0, &pattern(1, 4096)));
-    other.ping();
-    let r2t = other.r2ts.pop().expect("an R2T");
+    let r2t = held_back(&mut other, &Command::write(0, &pattern(1, 4096)));
     host.run(&out(PREEMPT, 0, 1, 2)).good();
     other.answer_r2t(&r2t);
     other.answer(r2t.tag()).good();
@@ -232,10 +234,7 @@ fn what_waits_for_its_turn_is_not_begun_when_its_session_has_ended() {
 fn where_the_unit_is_not_served_reservations_are_not_either() {
     let (gateway, unit) = Gateway::with_ram(limits(), 2);
     let (mut host, mut other) = two(&gateway);
-    host.answers_r2t = false;
-    host.submit(&out(RESERVE, WRITE_EXCLUSIVE, 1, 0));
-    host.ping();
-    let r2t = host.r2ts.pop().expect("an R2T");
+    let r2t = held_back(&mut host, &out(RESERVE, WRITE_EXCLUSIVE, 1, 0));
     gateway.runtime.block_on(unit.stop(AccessState::Standby));
     host.answer_r2t(&r2t);
     assert_eq!(host.answer(r2t.tag()).code(), (2, 0x04, 0x0a));
