@@ -90,7 +90,7 @@ impl Default for Config {
             immediate_data: true,
             default_time_2_wait_s: 2,
             default_time_2_retain_s: 0,
-            protocol_level: 1,
+            protocol_level: 2,
             header_digest: DigestOffer::ANY,
             data_digest: DigestOffer::ANY,
             login_timeout: Duration::from_secs(15),

@@ -265,6 +265,12 @@ impl Connection {
         if self.hold_output { 0 } else { self.out.queued() }
     }
 
+    /// Statuses that were sent and that the initiator has not acknowledged.
+    #[must_use]
+    pub fn statuses_unacknowledged(&self) -> u32 {
+        self.stat_sn.since(self.exp_stat_sn)
+    }
+
     /// What was negotiated so far.
     #[must_use]
     pub fn params(&self) -> &Params {
@@ -394,7 +400,7 @@ impl Connection {
         let Some(opcode) = bhs.opcode().filter(|opcode| (*opcode as u8) < Opcode::NopIn as u8) else {
             return Ok(Err(ProtocolError::Opcode(bhs.0[field::OPCODE] & !IMMEDIATE)));
         };
-        self.exp_stat_sn = Serial(bhs.u32_at(field::EXP_STAT_SN));
+        self.note_exp_stat_sn(Serial(bhs.u32_at(field::EXP_STAT_SN)));
         match opcode {
             Opcode::DataOut => return Ok(self.take_data_out(bhs)),
             Opcode::SnackRequest => return Ok(Err(ProtocolError::Snack)),
@@ -425,6 +431,13 @@ impl Connection {
             Opcode::LogoutRequest => self.take_logout(bhs),
             _ => unreachable!("{opcode:?} was dealt with above"),
         })
+    }
+
+    /// Takes an acknowledgement of statuses: one that goes back, or that is of what was never sent, says nothing (4.2.2.2).
+    fn note_exp_stat_sn(&mut self, exp_stat_sn: Serial) {
+        if !exp_stat_sn.is_before(self.exp_stat_sn) && !exp_stat_sn.is_after(self.stat_sn) {
+            self.exp_stat_sn = exp_stat_sn;
+        }
     }
 
     /// The current PDU is complete.

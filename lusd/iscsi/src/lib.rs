@@ -53,6 +53,7 @@ pub use event::{
     AsyncEvent, Authentication, DataOut, Event, LoginGrant, LoginRequest, Referenced, Response, ScsiCommand,
     SendTargetsRequest, SessionInfo, TargetRecord, TaskInfo, TaskTag, TmfRequest,
 };
-pub use params::{Params, SessionType};
+pub use login::keys::{KeyFacts, keys};
+pub use params::{Params, SessionType, TaskReporting};
 pub use pdu::{Cdb, Isid, LogoutReason, TaskAttribute, TmfFunction, TmfResponse};
 pub use serial::Serial;

@@ -8,6 +8,36 @@ pub enum SessionType {
     Discovery,
 }
 
+/// How a task management function that ends many tasks does it (RFC 7143 13.23, 4.2.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TaskReporting {
+    /// What was asked for by R2T is waited for.
+    #[default]
+    Rfc3720,
+    /// As that; responses to other commands have been acknowledged before.
+    ResponseFence,
+    /// Nothing is waited for; other sessions are told by an asynchronous message.
+    FastAbort,
+}
+
+impl TaskReporting {
+    /// The value of the key.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rfc3720 => "RFC3720",
+            Self::ResponseFence => "ResponseFence",
+            Self::FastAbort => "FastAbort",
+        }
+    }
+
+    /// That of a value.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Rfc3720, Self::ResponseFence, Self::FastAbort].into_iter().find(|one| one.name() == name)
+    }
+}
+
 /// The parameters of a session and of its connection. The default is what RFC 7143 section 13 says for keys that nobody names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -37,6 +67,8 @@ pub struct Params {
     pub default_time_2_retain_s: u16,
     /// iSCSIProtocolLevel.
     pub protocol_level: u8,
+    /// TaskReporting.
+    pub task_reporting: TaskReporting,
 }
 
 impl Default for Params {
@@ -55,6 +87,7 @@ impl Default for Params {
             default_time_2_wait_s: 2,
             default_time_2_retain_s: 20,
             protocol_level: 1,
+            task_reporting: TaskReporting::Rfc3720,
         }
     }
 }

@@ -92,7 +92,8 @@ fn an_abort_of_a_command_that_never_came_lets_the_others_pass() {
 
 #[test]
 fn other_functions() {
-    let mut peer = Peer::logged_in(Config::default(), "iSCSIProtocolLevel=2\0");
+    let config = Config { protocol_level: 1, ..Config::default() };
+    let mut peer = Peer::logged_in(config, "iSCSIProtocolLevel=2\0");
     for function in [
         TmfFunction::AbortTaskSet,
         TmfFunction::ClearAca,
@@ -113,7 +114,7 @@ fn other_functions() {
     let reassign = peer.tmf(TmfFunction::TaskReassign);
     peer.send(reassign.to_bhs(), &[]);
     assert_eq!(tmf_answer(&mut peer), TmfResponse::TaskAllegianceReassignmentNotSupported);
-    // RFC 7144's functions need its protocol level, of which our default knows nothing.
+    // RFC 7144's functions need its protocol level, which was not agreed on.
     let query = peer.tmf(TmfFunction::QueryTask);
     peer.send(query.to_bhs(), &[]);
     assert_eq!(tmf_answer(&mut peer), TmfResponse::FunctionNotSupported);
@@ -121,11 +122,83 @@ fn other_functions() {
     peer.send(reserved.to_bhs(), &[]);
     assert_eq!(tmf_answer(&mut peer), TmfResponse::FunctionNotSupported);
     peer.no_event();
-    let config = Config { protocol_level: 2, ..Config::default() };
-    let mut peer = Peer::logged_in(config, "iSCSIProtocolLevel=2\0");
+    let mut peer = Peer::logged_in(Config::default(), "");
+    peer.send(query.to_bhs(), &[]);
+    assert_eq!(tmf_answer(&mut peer), TmfResponse::FunctionNotSupported);
+    let mut peer = Peer::logged_in(Config::default(), "iSCSIProtocolLevel=2\0");
     let query = peer.tmf(TmfFunction::QueryTask);
     peer.send(query.to_bhs(), &[]);
     assert_eq!(tmf_event(&mut peer).referenced, Referenced::NotInTask);
+    for function in
+        [TmfFunction::QueryTaskSet, TmfFunction::ItNexusReset, TmfFunction::QueryAsynchronousEvent]
+    {
+        let request = peer.tmf(function);
+        peer.send(request.to_bhs(), &[]);
+        let event = tmf_event(&mut peer);
+        assert_eq!((event.function, event.referenced), (function, Referenced::Nothing));
+        let (tag, succeeded) = (event.initiator_task_tag, TmfResponse::FunctionSucceeded);
+        peer.conn.tmf_response_with(tag, succeeded, [0x46, 0x29, 0x07]);
+        let answer = TaskManagementResponse::parse(&peer.pdu().bhs).unwrap();
+        assert_eq!((answer.response, answer.additional), (succeeded, [0x46, 0x29, 0x07]));
+    }
+}
+
+/// RFC 7143 4.2.3.3: what was asked for is waited for, and dropped.
+#[test]
+fn the_data_of_a_task_that_is_cut_off_is_waited_for() {
+    let mut peer = Peer::logged_in(Config::default(), "MaxOutstandingR2T=2\0MaxBurstLength=4096\0");
+    let command = peer.write_command(16384);
+    let tag = peer.start(&command, &[]);
+    peer.accept(tag, 16384);
+    let r2ts: Vec<_> = peer.pdus().iter().map(Pdu::r2t).collect();
+    assert_eq!(r2ts.len(), 2);
+    let data = pattern(16384);
+    // In the middle of a PDU.
+    let first = lusd_iscsi::pdu::DataOut {
+        is_final: true,
+        lun: 0,
+        initiator_task_tag: command.initiator_task_tag,
+        target_transfer_tag: r2ts[0].target_transfer_tag,
+        exp_stat_sn: peer.exp_stat_sn(),
+        data_sn: Serial(0),
+        buffer_offset: 0,
+    };
+    let bytes = common::encode(first.to_bhs(), &[], &data[..4096], (false, false));
+    peer.send_bytes(&bytes[..1000]);
+    assert!(peer.conn.cut_off(tag));
+    peer.send_bytes(&bytes[1000..]);
+    peer.no_event();
+    peer.answer(&r2ts[1], &data, 4096);
+    assert!(matches!(peer.event(), Event::DataOutFailed { tag: failed, .. } if failed == tag));
+    peer.no_pdu();
+    peer.conn.abandon(tag);
+    // Nothing of it was promised.
+    let command = peer.write_command(4096);
+    let tag = peer.start(&command, &[]);
+    let buf = bytes::BytesMut::with_capacity(4096);
+    peer.conn.accept(tag, lusd_iscsi::DataOut::Hold { len: 4096, buf });
+    assert!(!peer.conn.cut_off(tag));
+    peer.conn.abandon(tag);
+    let next = peer.read_command(0);
+    peer.run(&next);
+}
+
+/// RFC 7143 4.2.2.2: an acknowledgement of what was never sent, or that goes back, says nothing.
+#[test]
+fn acknowledgements_of_statuses_that_were_not_sent() {
+    let mut peer = Peer::logged_in(Config::default(), "");
+    let ping = |peer: &mut Peer, exp_stat_sn: Serial| {
+        let nop = NopOut { exp_stat_sn, ..peer.nop_out() };
+        peer.send(nop.to_bhs(), &[]);
+        peer.pdu();
+        peer.conn.statuses_unacknowledged()
+    };
+    let now = peer.exp_stat_sn();
+    assert_eq!(ping(&mut peer, now), 1, "its own answer");
+    assert_eq!(ping(&mut peer, now.add(1000)), 2);
+    assert_eq!(ping(&mut peer, now.sub(1)), 3);
+    assert_eq!(ping(&mut peer, now.add(2)), 2);
+    assert_eq!(ping(&mut peer, now.add(1 << 31)), 3);
 }
 
 #[test]

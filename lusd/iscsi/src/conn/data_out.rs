@@ -72,6 +72,24 @@ impl Connection {
         }
     }
 
+    /// Ends a task's wait for its data: its buffer is let go; what the initiator has promised is waited for and dropped, and then an
+    /// [`Event::DataOutFailed`] follows (RFC 7143 4.2.3.3 a). False if nothing is promised: then none follows.
+    ///
+    /// # Panics
+    /// If the task has ended, or receives no data any more.
+    pub fn cut_off(&mut self, tag: TaskTag) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        let transfer = transfer(&mut self.session, tag);
+        transfer.fail(IscsiCondition::IncorrectAmountOfData);
+        transfer.buf = BytesMut::new();
+        if matches!(self.sink, Sink::Task(current, _) if current == tag) {
+            self.sink = Sink::Drop;
+        }
+        transfer.is_promised()
+    }
+
     /// The data that came with a command is here.
     pub(super) fn end_immediate_data(&mut self, tag: TaskTag, digest_is_good: bool) {
         let immediate = self.current_bhs.data_segment_length();

@@ -82,7 +82,10 @@ impl Connection {
                         crate::session::window::CommandWindow::new(pdu.cmd_sn, self.config.command_window);
                     self.cid = pdu.cid;
                 }
-                self.exp_stat_sn = pdu.exp_stat_sn;
+                // That of the first request of a login has no meaning (11.12.9).
+                if self.login.as_ref().is_some_and(|login| login.first().is_some()) {
+                    self.note_exp_stat_sn(pdu.exp_stat_sn);
+                }
                 self.current = Current::Login(pdu);
                 self.sink = Sink::Gather;
                 Ok(())

@@ -18,12 +18,13 @@ impl Connection {
             // Allegiance moves between connections only (11.5.6), at error recovery level 2.
             Some(TmfFunction::TaskReassign) => {
                 let response = TmfResponse::TaskAllegianceReassignmentNotSupported;
-                self.send_tmf_response(pdu.initiator_task_tag, response);
+                self.send_tmf_response(pdu.initiator_task_tag, response, [0; 3]);
                 return Ok(());
             }
             Some(function) if function.protocol_level_min() <= self.params.protocol_level => function,
             _ => {
-                self.send_tmf_response(pdu.initiator_task_tag, TmfResponse::FunctionNotSupported);
+                let response = TmfResponse::FunctionNotSupported;
+                self.send_tmf_response(pdu.initiator_task_tag, response, [0; 3]);
                 return Ok(());
             }
         };
@@ -62,6 +63,14 @@ impl Connection {
     /// # Panics
     /// If no function of that initiator task tag waits for an answer.
     pub fn tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse) {
+        self.tmf_response_with(initiator_task_tag, response, [0; 3]);
+    }
+
+    /// As [`Connection::tmf_response`], with the additional response information of QUERY ASYNCHRONOUS EVENT.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn tmf_response_with(&mut self, initiator_task_tag: u32, response: TmfResponse, additional: [u8; 3]) {
         if self.phase == Phase::Closed {
             return;
         }
@@ -69,11 +78,12 @@ impl Connection {
             panic!("task management function {initiator_task_tag:#x} was answered already");
         };
         self.tmfs.swap_remove(i);
-        self.send_tmf_response(initiator_task_tag, response);
+        self.send_tmf_response(initiator_task_tag, response, additional);
     }
 
-    fn send_tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse) {
+    fn send_tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse, additional: [u8; 3]) {
         let sns = self.sns_own();
-        self.out.push(TaskManagementResponse { response, initiator_task_tag, sns }.to_bhs(), &[]);
+        let pdu = TaskManagementResponse { response, additional, initiator_task_tag, sns };
+        self.out.push(pdu.to_bhs(), &[]);
     }
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::keys::{self, Key, KeySpec, Place, Rule};
 use crate::config::{Config, DigestOffer};
 use crate::error::TextError;
-use crate::params::{Params, SessionType};
+use crate::params::{Params, SessionType, TaskReporting};
 use crate::text;
 
 const NOT_UNDERSTOOD: &str = "NotUnderstood";
@@ -170,7 +170,9 @@ impl Negotiation {
     /// The first of the initiator's choices that we take too.
     fn choose(&mut self, key: Key, list: &str) -> Option<&'static str> {
         if key == Key::TaskReporting {
-            return list.split(',').any(|v| v == "RFC3720").then_some("RFC3720");
+            let chosen = list.split(',').find_map(TaskReporting::from_name)?;
+            self.params.task_reporting = chosen;
+            return Some(chosen.name());
         }
         let (offer, on) = match key {
             Key::HeaderDigest => (self.config.header_digest, &mut self.params.header_digest),
@@ -313,11 +315,13 @@ mod tests {
             (b"ErrorRecoveryLevel=2\0", "ErrorRecoveryLevel=0"),
             (b"ErrorRecoveryLevel=3\0", "ErrorRecoveryLevel=Reject"),
             (b"MaxOutstandingR2T=16\0", "MaxOutstandingR2T=4"),
-            (b"iSCSIProtocolLevel=2\0", "iSCSIProtocolLevel=1"),
+            (b"iSCSIProtocolLevel=2\0", "iSCSIProtocolLevel=2"),
+            (b"iSCSIProtocolLevel=31\0", "iSCSIProtocolLevel=2"),
             (b"DataPDUInOrder=No\0", "DataPDUInOrder=Yes"),
             (b"IFMarkInt=2048~8192\0", "IFMarkInt=Reject"),
-            (b"TaskReporting=FastAbort,RFC3720\0", "TaskReporting=RFC3720"),
-            (b"TaskReporting=FastAbort\0", "TaskReporting=Reject"),
+            (b"TaskReporting=FastAbort,RFC3720\0", "TaskReporting=FastAbort"),
+            (b"TaskReporting=New,ResponseFence\0", "TaskReporting=ResponseFence"),
+            (b"TaskReporting=New\0", "TaskReporting=Reject"),
             (b"X-com.example.key=1\0", "X-com.example.key=NotUnderstood"),
             (b"X#NodeArchitecture=plan9\0", ""),
             (b"AuthMethod=None\0", "AuthMethod=Reject"),

@@ -10,6 +10,7 @@ const REFERENCED_TASK_TAG: usize = 20;
 const REF_CMD_SN: usize = 32;
 const EXP_DATA_SN: usize = 36;
 const RESPONSE: usize = 2;
+const ADDITIONAL: std::ops::Range<usize> = 8..11;
 
 /// A task management function. From [`TmfFunction::QueryTask`] on they are RFC 7144's and need iSCSIProtocolLevel 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,8 @@ pub enum TmfResponse {
 pub struct TaskManagementResponse {
     /// How the function ended.
     pub response: TmfResponse,
+    /// Additional response information of QUERY ASYNCHRONOUS EVENT (SAM-5 7.9, RFC 7144 5.3); zeroes otherwise.
+    pub additional: [u8; 3],
     /// Initiator task tag of the request.
     pub initiator_task_tag: u32,
     /// StatSN, ExpCmdSN, MaxCmdSN.
@@ -160,7 +163,14 @@ impl TaskManagementResponse {
             255 => TmfResponse::FunctionRejected,
             code => return Err(WireError::TmfResponse(code)),
         };
-        Ok(Self { response, initiator_task_tag: bhs.initiator_task_tag(), sns: TargetSns::parse(bhs) })
+        let mut additional = [0; 3];
+        additional.copy_from_slice(&bhs.0[ADDITIONAL]);
+        Ok(Self {
+            response,
+            additional,
+            initiator_task_tag: bhs.initiator_task_tag(),
+            sns: TargetSns::parse(bhs),
+        })
     }
 
     /// The header.
@@ -168,6 +178,7 @@ impl TaskManagementResponse {
     pub fn to_bhs(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::TaskManagementResponse, FINAL);
         bhs.0[RESPONSE] = self.response as u8;
+        bhs.0[ADDITIONAL].copy_from_slice(&self.additional);
         bhs.put_u32(field::INITIATOR_TASK_TAG, self.initiator_task_tag);
         self.sns.put(&mut bhs);
         bhs
@@ -190,6 +201,7 @@ mod tests {
         for code in 0..=255 {
             let mut bhs = Bhs::new(Opcode::TaskManagementResponse, FINAL);
             bhs.0[RESPONSE] = code;
+            bhs.0[8..11].copy_from_slice(&[0x46, 0x29, code]);
             match TaskManagementResponse::parse(&bhs) {
                 Ok(value) => assert_eq!(value.to_bhs(), bhs),
                 Err(e) => assert_eq!(e, WireError::TmfResponse(code)),
