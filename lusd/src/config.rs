@@ -400,6 +400,8 @@ impl Config {
             data_memory: s.number("lus_data_memory"),
             connection_memory: s.number("lus_connection_memory"),
             connections: s.number("lus_connections_max"),
+            logins: s.number("lus_logins_max"),
+            redirect: redirect(s.text("lus_login_redirect"))?,
             send_timeout: s.time("lus_send_timeout"),
             iscsi: Arc::new(iscsi),
             ..Limits::default()
@@ -433,6 +435,15 @@ impl Config {
             return conflict("lus_connection_memory must not exceed lus_data_memory".to_owned());
         }
         Ok(())
+    }
+}
+
+/// The value of `lus_login_redirect`.
+fn redirect(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    let bad = || ConfigError::Conflict(format!("lus_login_redirect: {text} is not ADDRESS:PORT"));
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| bad()),
     }
 }
 

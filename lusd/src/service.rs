@@ -1,5 +1,6 @@
 //! What all connections of the daemon share: limits, data memory, the sessions, who has to authenticate, and the view of the map.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
@@ -27,6 +28,10 @@ pub struct Limits {
     pub connection_memory: usize,
     /// Connections at the same time; one more is closed at accept.
     pub connections: usize,
+    /// Connections at one portal that have not logged in; for one more, the one that takes the longest is closed.
+    pub logins: usize,
+    /// Where normal sessions are sent instead of being let in: target redirection (RFC 7143 11.13.5, 0x0101).
+    pub redirect: Option<SocketAddr>,
     /// A connection whose peer takes nothing of a pending answer for this long is reset.
     pub send_timeout: Duration,
     /// How old a command may be when it is submitted: see [`STALL_BOUND`].
@@ -41,6 +46,8 @@ impl Default for Limits {
             data_memory: 1 << 30,
             connection_memory: 32 << 20,
             connections: 4096,
+            logins: 512,
+            redirect: None,
             send_timeout: Duration::from_secs(30),
             stall_bound: STALL_BOUND,
             iscsi: Arc::default(),
@@ -68,6 +75,7 @@ pub struct Service {
     view: ArcSwap<View>,
     generation: AtomicU64,
     isolated: AtomicBool,
+    resets: AtomicU64,
     completions: Box<[Completions]>,
 }
 
@@ -83,6 +91,7 @@ impl Service {
             view: ArcSwap::from_pointee(View::default()),
             generation: AtomicU64::new(0),
             isolated: AtomicBool::new(false),
+            resets: AtomicU64::new(0),
             completions: (0..shards).map(|_| Completions::default()).collect(),
         })
     }
@@ -111,6 +120,18 @@ impl Service {
         if isolated {
             self.sessions.reset_all();
         }
+    }
+
+    /// A number that changes whenever the tasks of some unit are ended by a function that concerns other sessions too.
+    #[inline]
+    pub fn resets(&self) -> u64 {
+        self.resets.load(SeqCst)
+    }
+
+    /// That has happened: sessions are woken to look at theirs.
+    pub fn note_reset(&self) {
+        self.resets.fetch_add(1, SeqCst);
+        self.sessions.wake_all();
     }
 
     /// A shard has seen completions of RADOS.

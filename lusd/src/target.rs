@@ -4,7 +4,9 @@
 mod answer;
 pub mod authentication;
 mod capacity;
+mod logins;
 mod management;
+mod order;
 pub mod session;
 pub mod sessions;
 pub mod view;

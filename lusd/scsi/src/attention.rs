@@ -208,6 +208,15 @@ impl Told {
         self.publish(&queue);
     }
 
+    /// The unit attention that would be reported next; it stays pending.
+    pub(crate) fn pending(&self, log: &AttentionLog) -> Option<SenseCode> {
+        let latest = lock(&log.latest);
+        let mut queue = lock(&self.queue);
+        queue.absorb(&latest, log.generation.load(Ordering::Acquire));
+        self.publish(&queue);
+        queue.pending.first().map(UnitAttention::code)
+    }
+
     /// Forgets one that is never in the log, only in the queue.
     pub(crate) fn forget(&self, attention: UnitAttention) {
         let mut queue = lock(&self.queue);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::attention::{AttentionLog, Told, UnitAttention};
 use crate::block::BlockOp;
 use crate::reservation::{Access, Book, Member, Nexus, NexusHandle, Reserved};
-use crate::sense::CheckCondition;
+use crate::sense::{CheckCondition, SenseCode};
 use crate::spc::CopyResults;
 
 /// One I_T nexus and one logical unit; lives as long as the session has the logical unit.
@@ -33,6 +33,11 @@ impl NexusLu {
     /// Makes a unit attention pending for this nexus alone.
     pub fn establish(&self, attention: UnitAttention) {
         self.member.told.establish(attention);
+    }
+
+    /// The unit attention that would be reported next; it stays pending (QUERY ASYNCHRONOUS EVENT, SAM-5 7.9).
+    pub fn pending(&self, lu: &crate::LogicalUnit) -> Option<SenseCode> {
+        self.member.told.pending(&lu.attentions)
     }
 
     /// Forgets REPORTED LUNS DATA HAS CHANGED: REPORT LUNS to any logical unit tells of it (SPC-4). It is never in

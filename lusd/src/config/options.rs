@@ -66,6 +66,18 @@ pub const OPTIONS: &[OptionSpec] = &[
     row("lus_connection_memory", Kind::Bytes(8 * MI, 1 << 40), "32M", "data memory of one connection"),
     row("lus_connections_max", Kind::Count(1, 1_000_000), "4096", "connections at the same time"),
     row(
+        "lus_logins_max",
+        Kind::Count(1, 1_000_000),
+        "512",
+        "connections at one portal that have not logged in; for one more the slowest is closed",
+    ),
+    row(
+        "lus_login_redirect",
+        Kind::Text,
+        "",
+        "ADDRESS:PORT to which initiators are sent that log in here (target moved temporarily); empty: nowhere",
+    ),
+    row(
         "lus_max_recv_data_segment_length",
         Kind::Bytes(512, (1 << 24) - 1),
         "256K",

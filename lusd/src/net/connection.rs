@@ -9,7 +9,7 @@
 //! One round handles all that is there before it writes, so many answers leave in one system call.
 
 use std::io::{self, IoSlice};
-use std::net::TcpStream as StdTcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +61,9 @@ enum End {
     Protocol(CloseReason),
     #[error("closed by the administrator or because the daemon stops")]
     Asked,
+    /// By a TCP reset, which leaves nothing behind.
+    #[error("too many logins at once: this one took the longest")]
+    Evicted,
     /// What it carried must not be answered: a TCP reset, not a FIN, so that the initiator does not take it for an orderly end.
     #[error("reset: {0}")]
     Reset(&'static str),
@@ -96,10 +99,12 @@ pub async fn serve(shard: &Rc<Shard>, stream: StdTcpStream) {
             Ok(stream) => stream,
             Err(err) => return warn!(%err, "cannot serve a connection"),
         };
-        let mut connection = Connection::new(shard.clone(), stream);
+        let mut connection = Connection::new(shard.clone(), stream, peer.ip());
         let end = connection.run().await;
         match &end {
             End::Eof | End::Asked => info!(reason = %end, "connection ended"),
+            // There may be thousands; what lets them go says so.
+            End::Evicted => debug!(reason = %end, "connection ended"),
             End::Protocol(CloseReason::Logout) => info!(reason = %end, "connection ended"),
             _ => warn!(reason = %end, "connection ended"),
         }
@@ -133,10 +138,13 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(shard: Rc<Shard>, stream: TcpStream) -> Self {
+    fn new(shard: Rc<Shard>, stream: TcpStream, peer: IpAddr) -> Self {
         let service = &shard.service;
         let notify = Arc::new(Notify::new());
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let portal = stream.local_addr().unwrap_or(unknown);
         let handle = service.sessions.enter(notify.clone());
+        service.sessions.begin_login(&handle, portal, peer, service.limits.logins);
         let now = Instant::now();
         Self {
             proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), now, handle.id as u32),
@@ -199,6 +207,7 @@ impl Connection {
             Stop::No => {}
             Stop::Logout => self.ask_for_logout(),
             Stop::Close => return Err(End::Asked),
+            Stop::Evict => return Err(End::Evicted),
             Stop::Reset => {
                 return Err(End::Reset(
                     "a newer login took the session's place, or nobody may be served now",
@@ -223,6 +232,12 @@ impl Connection {
                 session.feed(&mut carrier!(self, now));
             }
             self.outcomes()?;
+            if let Some(session) = &mut self.session {
+                session.follow_order(&mut carrier!(self, now));
+                if session.take_cold_reset() {
+                    self.shard.service.sessions.close_target(session.target());
+                }
+            }
             // What is there already may have been held up by answers that waited to be sent.
             let held_up = self.proto.is_output_full();
             self.write()?;
@@ -306,6 +321,7 @@ impl Connection {
             match event {
                 Event::Login(request) => self.login(request),
                 Event::LoggedIn(info) => {
+                    self.shard.service.sessions.end_login(&self.handle);
                     self.reinstate().await?;
                     let request = info.request;
                     info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, chap = self.authenticates, "logged in");
@@ -314,7 +330,7 @@ impl Connection {
                         && let Some(target) = nexus.target.clone()
                     {
                         let initiator = InitiatorPort { name: nexus.initiator.clone(), isid: nexus.isid };
-                        self.session = Some(Session::new(&self.shard, initiator, target));
+                        self.session = Some(Session::new(&self.shard, initiator, target, &info.params));
                     }
                 }
                 Event::SendTargets(request) => self.send_targets(&request),
@@ -413,6 +429,10 @@ impl Connection {
         } else {
             decide(&view, &request)
         };
+        if let (Ok(()), Some(address)) = (&decision, self.redirection(&request)) {
+            info!(initiator = %request.initiator_name, %address, "login redirected");
+            return self.proto.login_redirect(false, &address.to_string());
+        }
         match decision {
             Ok(()) => {
                 let authentication = match self.authentication(&request) {
@@ -445,6 +465,14 @@ impl Connection {
         }
     }
 
+    /// Where else this login is to go. Discovery stays here, and so does who was sent to this very portal.
+    fn redirection(&self, request: &LoginRequest) -> Option<SocketAddr> {
+        let address = self.shard.service.limits.redirect?;
+        let here = self.stream.local_addr().ok()?;
+        let is_here = (here.ip().to_canonical(), here.port()) == (address.ip(), address.port());
+        (request.session_type == SessionType::Normal && !is_here).then_some(address)
+    }
+
     /// Takes the nexus over from an older session, and waits until nothing of that can take effect any more, before the login's last
     /// answer leaves (RFC 7143, 6.3.5).
     async fn reinstate(&mut self) -> Result<(), End> {
@@ -472,16 +500,11 @@ impl Connection {
     fn send_targets(&mut self, request: &SendTargetsRequest) {
         let view = self.shard.service.view();
         let local = self.stream.local_addr().ok();
-        let portals: Vec<(String, u16)> = view
-            .portals
-            .iter()
-            .map(|portal| {
-                let mut address = portal.address;
-                if let (true, Some(local)) = (address.ip().is_unspecified(), local) {
-                    address.set_ip(local.ip().to_canonical());
-                }
-                (address.to_string(), portal.group_tag)
-            })
+        let portals: Vec<(String, u16)> = local
+            .map(|local| view.portals_for(local.ip()))
+            .into_iter()
+            .flatten()
+            .map(|portal| (portal.address.to_string(), portal.group_tag))
             .collect();
         let initiator = self.nexus.as_ref().map_or("", |nexus| nexus.initiator.as_str());
         let own = self.nexus.as_ref().and_then(|nexus| nexus.target.as_deref());
@@ -518,7 +541,7 @@ impl Connection {
         if matches!(end, End::Asked) {
             self.finish_in_order().await;
         }
-        if matches!(end, End::Reset(_)) {
+        if matches!(end, End::Reset(_) | End::Evicted) {
             // Linger of zero makes the close a reset.
             let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
@@ -526,7 +549,7 @@ impl Connection {
         if let Some(session) = &mut self.session {
             session.close();
         }
-        if !matches!(end, End::Reset(_) | End::Eof | End::Io(_)) {
+        if !matches!(end, End::Reset(_) | End::Evicted | End::Eof | End::Io(_)) {
             self.close_in_order().await;
         }
         drop(self.stream);

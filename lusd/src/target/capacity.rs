@@ -24,6 +24,13 @@ pub(super) struct Asking {
     until: Instant,
 }
 
+impl Asking {
+    /// Whether tasks of its unit were ended since it came.
+    pub(super) fn is_ended(&self) -> bool {
+        self.entry.is_ended(&self.unit)
+    }
+}
+
 /// READ CAPACITY (10), or (16).
 fn asks_for_capacity(cdb: &[u8]) -> bool {
     match cdb {

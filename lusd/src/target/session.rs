@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use lusd_iscsi::{Connection as Proto, DataOut, IscsiCondition, ScsiCommand, TaskTag};
+use lusd_iscsi::{
+    Connection as Proto, DataOut, IscsiCondition, Params, ScsiCommand, TaskAttribute, TaskReporting, TaskTag,
+};
 use lusd_scsi::{
     AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus, NexusLu,
     Plan, ReserveRequest, SenseCode, SenseKey, SessionView, Status, Step, Target, TargetPort,
@@ -28,6 +30,7 @@ use tracing::{debug, warn};
 use super::answer::{Reply, answer, end, good, put_off, refuse, refuse_gone};
 use super::capacity::Asking;
 use super::management::Management;
+use super::order::Order;
 use crate::lun::copy::{PIECE_BYTES, Place};
 use crate::lun::job::Entry;
 use crate::lun::reserve::Ask;
@@ -52,6 +55,9 @@ pub struct Carrier<'a> {
     pub since: Instant,
 }
 
+/// An initiator message that makes no sense: here a task attribute (SAM-5 8.6.2).
+const INVALID_MESSAGE_ERROR: SenseCode = SenseCode { key: SenseKey::IllegalRequest, asc: 0x49, ascq: 0 };
+
 /// Whether a command was taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
@@ -73,6 +79,8 @@ pub struct NoAccess;
 pub(super) struct Slot {
     pub(super) unit: Arc<Unit>,
     pub(super) nexus: NexusLu,
+    /// The unit's reset generation up to which its tasks were looked at.
+    pub(super) resets_seen: u64,
 }
 
 impl Slot {
@@ -117,6 +125,8 @@ pub(super) enum Task {
     Running { unit: Arc<Unit>, reply: Reply },
     /// As `Running`, but ended by a task management function: it is not answered.
     Aborted,
+    /// Ended by a function while the initiator was sending what it had been asked for; that is waited for, but not for ever.
+    CutOff { until: Instant },
 }
 
 /// See the module's text.
@@ -138,20 +148,35 @@ pub struct Session {
     pub(super) management: Management,
     /// Copies and erasures under way, and what stops each, or the wait for it.
     copies: Vec<(TaskTag, Rc<Cell<bool>>)>,
+    /// Tasks that are not SIMPLE.
+    pub(super) order: Order,
+    /// How functions that end many tasks do it here.
+    pub(super) task_reporting: TaskReporting,
+    /// Resets of any unit that were looked at.
+    resets_seen: u64,
 }
 
-/// What this target can do with tasks.
-const TASK_MANAGEMENT: TaskManagementFunctions = TaskManagementFunctions::RFC_7143;
+/// What a session can do with tasks; from iSCSIProtocolLevel 2 on also what RFC 7144 adds.
+const fn task_management(protocol_level: u8) -> TaskManagementFunctions {
+    if protocol_level < 2 {
+        return TaskManagementFunctions::RFC_7143;
+    }
+    TaskManagementFunctions::RFC_7143
+        .and(TaskManagementFunctions::QUERY_TASK)
+        .and(TaskManagementFunctions::QUERY_TASK_SET)
+        .and(TaskManagementFunctions::QUERY_ASYNCHRONOUS_EVENT)
+        .and(TaskManagementFunctions::I_T_NEXUS_RESET)
+}
 
 impl Session {
     /// A session that has just logged in.
-    pub fn new(shard: &Shard, initiator: InitiatorPort, target: String) -> Self {
+    pub fn new(shard: &Shard, initiator: InitiatorPort, target: String, params: &Params) -> Self {
         let port = TargetPort {
             target_name: target,
             portal_group_tag: 0,
             relative_target_port: 1,
             target_port_group: 0,
-            task_management: TASK_MANAGEMENT,
+            task_management: task_management(params.protocol_level),
         };
         let mut session = Self {
             initiator,
@@ -165,6 +190,9 @@ impl Session {
             asking: false,
             management: Management::default(),
             copies: Vec::new(),
+            order: Order::default(),
+            task_reporting: params.task_reporting,
+            resets_seen: shard.service.resets(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
         let _ = session.load(shard, true);
@@ -202,7 +230,8 @@ impl Session {
                 let nexus =
                     Nexus { initiator: self.initiator.clone(), target_port: self.port.relative_target_port };
                 let nexus = NexusLu::new(&unit.scsi, nexus, Some(UnitAttention::PowerOn));
-                Slot { unit, nexus }
+                let resets_seen = unit.reset_generation();
+                Slot { unit, nexus, resets_seen }
             });
         }
         if changed && !first {
@@ -215,28 +244,47 @@ impl Session {
 
     /// Tries again what was held up: tasks parked at a gate or for a look, answers to task management, a command without memory.
     pub fn resume(&mut self, cx: &mut Carrier<'_>) {
-        if self.parked {
-            self.parked = false;
-            for index in 0..self.tasks.len() {
-                if !matches!(self.tasks[index], Some((_, Task::Parked { .. }))) {
-                    continue;
-                }
-                let Some((tag, Task::Parked { unit, work, charge, reply, entry })) = self.tasks[index].take()
-                else {
-                    unreachable!("looked at above")
-                };
-                if entry.is_ended(&unit) {
-                    end(cx.proto, tag, &unit, reply.transfer_length);
-                } else {
-                    self.start(tag, unit, work, charge, reply, entry, cx);
-                }
-            }
+        let resets = cx.shard.service.resets();
+        if self.resets_seen != resets {
+            self.resets_seen = resets;
+            self.end_reset(cx.proto);
         }
+        self.unpark(cx);
         self.feed(cx);
+        self.end_cut_off(cx);
         self.answer_looked_at(cx);
         self.answer_management(cx.proto);
         if let Some((command, came)) = self.waiting.take() {
             self.take_over(command, came, cx);
+        }
+    }
+
+    /// Tries parked tasks again, the oldest first where their order counts.
+    pub(super) fn unpark(&mut self, cx: &mut Carrier<'_>) {
+        if !std::mem::take(&mut self.parked) {
+            return;
+        }
+        let parked = |slot: &Option<(TaskTag, Task)>| match slot {
+            Some((tag, Task::Parked { .. })) => Some(*tag),
+            _ => None,
+        };
+        let mut tags: Vec<TaskTag> = self.tasks.iter().filter_map(parked).collect();
+        if !self.order.is_idle()
+            && let Some(first) = tags.first().and_then(|tag| cx.proto.task(*tag)).map(|task| task.cmd_sn)
+        {
+            // Numbers wrap; all that are here lie within half of their range.
+            let start = first.sub(1 << 30);
+            tags.sort_by_key(|tag| cx.proto.task(*tag).map_or(0, |task| task.cmd_sn.since(start)));
+        }
+        for tag in tags {
+            let Some(Task::Parked { unit, work, charge, reply, entry }) = self.take(tag) else {
+                unreachable!("looked at above")
+            };
+            if entry.is_ended(&unit) {
+                end(cx.proto, tag, &unit, reply.transfer_length);
+            } else {
+                self.start(tag, unit, work, charge, reply, entry, cx);
+            }
         }
     }
 
@@ -272,8 +320,15 @@ impl Session {
             return Flow::Taken;
         };
         let unit = slot.unit.clone();
+        if command.attribute == TaskAttribute::Aca {
+            // SAM-5 8.6.2: there is no auto contingent allegiance here.
+            let check = CheckCondition::new(INVALID_MESSAGE_ERROR);
+            refuse(cx.proto, tag, &check, Some(&unit), 0);
+            return Flow::Taken;
+        }
         let entry =
             Entry { reset_generation: unit.reset_generation(), aborts: slot.nexus.aborts(), alive: came };
+        self.order.note(tag, command.attribute, &unit);
         if self.looks_first(&command, &unit, entry, cx) {
             return Flow::Taken;
         }
@@ -420,6 +475,10 @@ impl Session {
     /// The data-out of a task cannot be had.
     pub fn data_out_failed(&mut self, tag: TaskTag, condition: &IscsiCondition, proto: &mut Proto) {
         match self.take(tag) {
+            Some(Task::CutOff { .. }) => {
+                proto.abandon(tag);
+                self.answer_management(proto);
+            }
             Some(Task::Collecting { unit, plan, .. }) => {
                 warn!(lu = %unit.name, ?condition, "data for a write could not be had");
                 let (_, asc, ascq) = condition.sense();
@@ -533,6 +592,10 @@ impl Session {
             // Nothing was submitted, and nothing will be; who still waits for it repeats it.
             debug!(lu = %unit.name, ?age, "held off for too long: BUSY");
             return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
+        }
+        if !self.may_start(tag, &unit, cx.proto) {
+            self.parked = true;
+            return self.set(tag, Task::Parked { unit, work, charge, reply, entry });
         }
         let slot = self.slot(reply.lun, &unit);
         let look = |work: &Work| {

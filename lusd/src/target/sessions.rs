@@ -6,10 +6,13 @@
 //! whatever ISID, waits until what it left behind has ended.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
+
+use super::logins::Logins;
 
 /// What names an I_T nexus at this daemon: initiator port (name and ISID) and target port (name; the group tag is the daemon's).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -32,8 +35,10 @@ pub enum Stop {
     Logout = 1,
     /// In order: what is in flight is answered first. The daemon stops, or the host lost its access.
     Close = 2,
+    /// At once, by a TCP reset: there are too many logins.
+    Evict = 3,
     /// At once, by a TCP reset: a newer login took its place, or what it carries must not be answered.
-    Reset = 3,
+    Reset = 4,
 }
 
 /// The handle by which others reach a connection.
@@ -54,6 +59,7 @@ impl ConnectionHandle {
             0 => Stop::No,
             1 => Stop::Logout,
             2 => Stop::Close,
+            3 => Stop::Evict,
             _ => Stop::Reset,
         }
     }
@@ -84,6 +90,7 @@ pub struct Sessions {
     /// Ended, but with operations under way.
     lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
     nexuses: Mutex<HashMap<Nexus, Arc<ConnectionHandle>>>,
+    logins: Mutex<Logins>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,6 +113,25 @@ impl Sessions {
             handle.ask(Stop::Close);
         }
         handle
+    }
+
+    /// The connection has come by `portal` and is to log in. Of more than `max` that do so there, one is closed: the oldest of
+    /// those of the peer that has most. Who logs in does so within milliseconds, so it is who does not.
+    pub fn begin_login(&self, handle: &Arc<ConnectionHandle>, portal: SocketAddr, peer: IpAddr, max: usize) {
+        let mut logins = lock(&self.logins);
+        if let Some(victim) = logins.begin(handle, portal, peer, max) {
+            victim.ask(Stop::Evict);
+        }
+    }
+
+    /// The connection has logged in, or has ended.
+    pub fn end_login(&self, handle: &Arc<ConnectionHandle>) {
+        lock(&self.logins).end(handle.id);
+    }
+
+    /// Connections that have not logged in.
+    pub fn logins(&self) -> usize {
+        lock(&self.logins).portal_of.len()
     }
 
     /// A target session identifying handle: never 0 (RFC 7143, 11.12.6), and not one of the last 65,534.
@@ -154,6 +180,7 @@ impl Sessions {
 
     /// The connection is gone: nothing of it can take effect any more.
     pub fn leave(&self, handle: &Arc<ConnectionHandle>, nexus: Option<&Nexus>) {
+        self.end_login(handle);
         lock(&self.connections).remove(&handle.id);
         lock(&self.lingering).remove(&handle.id);
         if let Some(nexus) = nexus {
@@ -184,6 +211,15 @@ impl Sessions {
     pub fn ask_for_logout(&self) {
         for handle in lock(&self.connections).values() {
             handle.ask(Stop::Logout);
+        }
+    }
+
+    /// Asks every session with `target` to end in order.
+    pub fn close_target(&self, target: &str) {
+        for (nexus, handle) in lock(&self.nexuses).iter() {
+            if nexus.target.as_deref() == Some(target) {
+                handle.ask(Stop::Close);
+            }
         }
     }
 

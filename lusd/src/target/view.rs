@@ -2,7 +2,7 @@
 //! the reconciler, replaced as a whole, read by connections.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lusd_scsi::Lun;
@@ -63,9 +63,40 @@ pub struct View {
     pub portals: Vec<Portal>,
 }
 
+impl View {
+    /// The portals that an initiator can use which came by `local`: those of the same family, with addresses.
+    pub fn portals_for(&self, local: IpAddr) -> impl Iterator<Item = Portal> + '_ {
+        let local = local.to_canonical();
+        self.portals.iter().filter_map(move |portal| {
+            let mut portal = portal.clone();
+            if portal.address.is_ipv4() != local.is_ipv4() {
+                return None;
+            }
+            if portal.address.ip().is_unspecified() {
+                portal.address.set_ip(local);
+            }
+            Some(portal)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn portals_of_the_family_that_the_initiator_came_by() {
+        let portal = |address: &str| Portal { address: address.parse().unwrap(), group_tag: 1 };
+        let portals = ["0.0.0.0:3260", "[::]:3260", "192.0.2.7:3261", "[2001:db8::7]:3260"].map(portal);
+        let view = View { portals: portals.into(), ..Default::default() };
+        let shown = |local: &str| {
+            let portals = view.portals_for(local.parse().unwrap());
+            portals.map(|portal| portal.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("192.0.2.1"), ["192.0.2.1:3260", "192.0.2.7:3261"]);
+        assert_eq!(shown("::ffff:192.0.2.1"), ["192.0.2.1:3260", "192.0.2.7:3261"], "IPv4 on an IPv6 socket");
+        assert_eq!(shown("2001:db8::1"), ["[2001:db8::1]:3260", "[2001:db8::7]:3260"]);
+    }
 
     #[test]
     fn only_named_hosts_are_admitted_unless_open() {

@@ -62,9 +62,33 @@ fn portals_are_named_with_addresses_that_can_be_reached() {
     });
     let mut host = gateway.connect();
     host.login(HOST, "", "").unwrap();
-    let expected = ["127.0.0.1:3260,1", "127.0.0.1:3261,1", "192.0.2.7:3260,2", "[2001:db8::7]:3260,3"];
+    // It came by IPv4.
+    let expected = ["127.0.0.1:3260,1", "192.0.2.7:3260,2"];
     let records = host.send_targets("All");
     assert_eq!(records[1..], expected.map(|portal| format!("TargetAddress={portal}")));
+}
+
+/// Target moved temporarily (RFC 7143 11.13.5); discovery stays, and so does who comes to where it was sent.
+#[test]
+fn logins_are_sent_elsewhere() {
+    let elsewhere = "192.0.2.9:3260".parse().unwrap();
+    let limits = lusd::service::Limits { redirect: Some(elsewhere), ..limits() };
+    let (gateway, _) = Gateway::with_ram(limits, 1);
+    let mut host = gateway.connect();
+    host.send_login(&format!("InitiatorName={HOST}\0TargetName={TARGET}\0"));
+    let answer = host.receive().unwrap();
+    assert_eq!((answer.bhs[36], answer.bhs[37]), (1, 1));
+    assert_eq!(answer.text(), ["TargetAddress=192.0.2.9:3260"]);
+    assert_eq!(host.end(), Gone::Closed);
+    let mut host = gateway.connect();
+    assert_eq!(
+        host.login(HOST, "iqn.2026-11.io.lus:nothing", "").map(|_| ()),
+        Err((2, 3)),
+        "not for strangers"
+    );
+    let mut host = gateway.connect();
+    host.login(HOST, "", "").unwrap();
+    assert_eq!(host.send_targets("All").len(), 2);
 }
 
 #[test]

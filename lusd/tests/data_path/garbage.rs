@@ -75,6 +75,9 @@ fn command(random: &mut Random, noise: &[u8]) -> Pdu {
         .with(&random.bytes(immediate))
 }
 
+/// Task management functions, and what is none. TARGET COLD RESET ends the sessions of those who look on, too.
+const TMFS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 8, 9, 0x7f];
+
 /// A PDU that is right in parts: most of its fields hold what they may hold.
 fn pdu(random: &mut Random, cmd_sn: &mut u32) -> Vec<u8> {
     let noise = random.bytes(48);
@@ -92,7 +95,7 @@ fn pdu(random: &mut Random, cmd_sn: &mut u32) -> Vec<u8> {
                 .put_u32(40, random.one_of(&[0, 0, 512, 4096]))
                 .with(&random.bytes(len))
         }
-        18..20 => Pdu::new(0x02, 0x80 | random.below(9) as u8)
+        18..20 => Pdu::new(0x02, 0x80 | random.one_of(&TMFS))
             .lun(lun)
             .put_u32(16, 1000 + tag)
             .put_u32(20, random.below(TAGS) as u32)

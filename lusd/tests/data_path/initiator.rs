@@ -18,6 +18,7 @@ pub(crate) mod op {
     pub(crate) const DATA_IN: u8 = 0x25;
     pub(crate) const LOGOUT_RESPONSE: u8 = 0x26;
     pub(crate) const R2T: u8 = 0x31;
+    pub(crate) const ASYNC_MESSAGE: u8 = 0x32;
 }
 
 /// Task management functions (11.5.1).
@@ -29,6 +30,11 @@ pub(crate) mod tmf {
     pub(crate) const TARGET_WARM_RESET: u8 = 6;
     pub(crate) const TARGET_COLD_RESET: u8 = 7;
     pub(crate) const TASK_REASSIGN: u8 = 8;
+    /// From here on RFC 7144's.
+    pub(crate) const QUERY_TASK: u8 = 9;
+    pub(crate) const QUERY_TASK_SET: u8 = 10;
+    pub(crate) const I_T_NEXUS_RESET: u8 = 11;
+    pub(crate) const QUERY_ASYNCHRONOUS_EVENT: u8 = 12;
 }
 
 /// A PDU header with its data.
@@ -143,6 +149,8 @@ pub(crate) struct Command {
     pub immediate: usize,
     /// The part that follows unasked for, after the immediate one.
     pub unsolicited: usize,
+    /// Task attribute (11.3.1.1): 1 is SIMPLE.
+    pub attribute: u8,
 }
 
 fn cdb(bytes: &[u8]) -> [u8; 16] {
@@ -161,7 +169,15 @@ fn ten(opcode: u8, lba: u32, blocks: u16) -> [u8; 16] {
 
 impl Command {
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self { lun: 0, cdb: cdb(bytes), reads: 0, data: Vec::new(), immediate: 0, unsolicited: 0 }
+        Self {
+            lun: 0,
+            cdb: cdb(bytes),
+            reads: 0,
+            data: Vec::new(),
+            immediate: 0,
+            unsolicited: 0,
+            attribute: 1,
+        }
     }
 
     pub(crate) fn test_unit_ready() -> Self {
@@ -191,6 +207,14 @@ impl Command {
 
     pub(crate) fn on(self, lun: u16) -> Self {
         Self { lun, ..self }
+    }
+
+    pub(crate) fn ordered(self) -> Self {
+        Self { attribute: 2, ..self }
+    }
+
+    pub(crate) fn head_of_queue(self) -> Self {
+        Self { attribute: 3, ..self }
     }
 
     pub(crate) fn immediate(self, immediate: usize) -> Self {
@@ -469,7 +493,7 @@ impl Initiator {
         let tag = self.tag();
         let writes = !command.data.is_empty();
         let expected = if writes { command.data.len() as u32 } else { command.reads };
-        let mut flags = 1;
+        let mut flags = command.attribute;
         flags |= if command.unsolicited == 0 { 0x80 } else { 0 };
         flags |= if command.reads > 0 { 0x40 } else { 0 };
         flags |= if writes { 0x20 } else { 0 };
@@ -641,7 +665,7 @@ impl Initiator {
 
     /// Reads up to the next PDU that is not of a SCSI command.
     #[track_caller]
-    fn other(&mut self, opcode: u8) -> Pdu {
+    pub(crate) fn other(&mut self, opcode: u8) -> Pdu {
         loop {
             let pdu = self.receive().expect("a PDU");
             if let Some(pdu) = self.take(pdu) {
@@ -700,10 +724,16 @@ impl Initiator {
     /// Waits for a function's response. No command may have been answered before it.
     #[track_caller]
     pub(crate) fn tmf_answer(&mut self, tag: u32) -> u8 {
+        self.tmf_answer_with(tag).0
+    }
+
+    /// As [`Initiator::tmf_answer`], with the additional response information (RFC 7144 5.3).
+    #[track_caller]
+    pub(crate) fn tmf_answer_with(&mut self, tag: u32) -> (u8, [u8; 3]) {
         let pdu = self.other(op::TASK_MANAGEMENT_RESPONSE);
         assert_eq!(pdu.tag(), tag);
         assert!(self.answers.is_empty(), "answered: {:?}", self.answers);
-        pdu.bhs[2]
+        (pdu.bhs[2], [pdu.bhs[8], pdu.bhs[9], pdu.bhs[10]])
     }
 
     #[track_caller]

@@ -6,13 +6,15 @@ use lusd::lun::gate::Barrier;
 use lusd::lun::unit::Unit;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, limits};
-use crate::initiator::{Command, Initiator, Pdu, pattern, tmf};
+use crate::initiator::{Command, Gone, Initiator, Pdu, op, pattern, tmf};
 
 const COMPLETE: u8 = 0;
 const TASK_DOES_NOT_EXIST: u8 = 1;
 const LUN_DOES_NOT_EXIST: u8 = 2;
 const REASSIGN_NOT_SUPPORTED: u8 = 4;
 const NOT_SUPPORTED: u8 = 5;
+const SUCCEEDED: u8 = 7;
+const RFC_7144: &str = "iSCSIProtocolLevel=2\0";
 
 fn hold<'a>(gateway: &Gateway, unit: &'a Arc<Unit>) -> Barrier<'a> {
     gateway.runtime.block_on(unit.gate.barrier()).expect("served")
@@ -95,7 +97,8 @@ fn functions_that_do_not_fit() {
         assert_eq!(host.tmf(function, 9), LUN_DOES_NOT_EXIST);
     }
     assert_eq!(host.tmf(tmf::TASK_REASSIGN, 0), REASSIGN_NOT_SUPPORTED);
-    for function in [tmf::TARGET_COLD_RESET, 0, 0x7f] {
+    // CLEAR ACA, two that nobody knows, and one of RFC 7144, on which the login has not agreed.
+    for function in [3, 0, 0x7f, tmf::QUERY_TASK] {
         assert_eq!(host.tmf(function, 0), NOT_SUPPORTED);
     }
     host.run(&Command::test_unit_ready()).good();
@@ -289,4 +292,115 @@ fn a_warm_reset_is_for_every_unit_that_the_session_sees() {
         }
     }
     gateway.memory_is_back();
+}
+
+#[test]
+fn questions_about_tasks_and_attentions() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 1);
+    let bystander = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &bystander)]);
+    let mut host = gateway.session_of(HOST, RFC_7144);
+    assert_eq!(host.tmf(tmf::QUERY_TASK_SET, 0), COMPLETE, "there is none");
+    let r2t = half_written(&mut host, 0, 0);
+    let ask = |host: &mut Initiator, lun, task| {
+        let tag = host.submit_tmf(tmf::QUERY_TASK, lun, task);
+        host.tmf_answer(tag)
+    };
+    assert_eq!(ask(&mut host, 0, r2t.tag()), SUCCEEDED);
+    assert_eq!(ask(&mut host, 1, r2t.tag()), COMPLETE, "on another unit");
+    assert_eq!(ask(&mut host, 0, 0x4711), COMPLETE);
+    assert_eq!(ask(&mut host, 9, r2t.tag()), LUN_DOES_NOT_EXIST);
+    assert_eq!(host.tmf(tmf::QUERY_TASK_SET, 0), SUCCEEDED);
+    assert_eq!(host.tmf(tmf::QUERY_TASK_SET, 1), COMPLETE);
+    // To ask changes nothing.
+    host.answer_r2t(&r2t);
+    host.answer(r2t.tag()).good();
+
+    assert_eq!(host.tmf(tmf::QUERY_ASYNCHRONOUS_EVENT, 0), COMPLETE);
+    unit.scsi.reset(lusd_scsi::UnitAttention::DeviceReset, None);
+    for _ in 0..2 {
+        let tag = host.submit_tmf(tmf::QUERY_ASYNCHRONOUS_EVENT, 0, u32::MAX);
+        assert_eq!(host.tmf_answer_with(tag), (SUCCEEDED, [0x16, 0x29, 0x03]));
+    }
+    assert_eq!(host.fails(&Command::test_unit_ready()), (6, 0x29, 0x03), "it is still to be told");
+    assert_eq!(host.tmf(tmf::QUERY_ASYNCHRONOUS_EVENT, 0), COMPLETE);
+}
+
+#[test]
+fn a_nexus_reset_ends_the_tasks_of_its_own_session() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let mut host = gateway.session_of(HOST, RFC_7144);
+    let mut other = gateway.session_of(OTHER_HOST, "");
+    let barrier = hold(&gateway, &unit);
+    host.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    let theirs = other.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+    host.quiet();
+    other.quiet();
+    assert_eq!(host.tmf(tmf::I_T_NEXUS_RESET, 0), COMPLETE);
+    release(&gateway, barrier);
+    other.answer(theirs).good();
+    assert_eq!(host.fails(&Command::test_unit_ready()), (6, 0x29, 0x07), "I_T nexus loss");
+    other.run(&Command::test_unit_ready()).good();
+    untouched(&mut host, 0);
+    gateway.memory_is_back();
+}
+
+#[test]
+fn a_cold_reset_ends_the_sessions_of_the_target() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    let barrier = hold(&gateway, &unit);
+    other.submit(&Command::write(0, &pattern(2, 4096)).all_immediate());
+    other.quiet();
+    let function = host.submit_tmf(tmf::TARGET_COLD_RESET, 0, u32::MAX);
+    host.stays_quiet();
+    release(&gateway, barrier);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+    assert_eq!((host.end(), other.end()), (Gone::Closed, Gone::Closed));
+    let mut again = gateway.session();
+    untouched(&mut again, 0);
+    gateway.memory_is_back();
+}
+
+/// RFC 7143 4.2.3.3: what was asked for is waited for; but not for ever.
+#[test]
+fn a_reset_waits_for_data_that_was_asked_for() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let r2t = half_written(&mut host, 0, 0);
+    let function = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, u32::MAX);
+    host.stays_quiet();
+    assert_eq!(gateway.service.memory.used(), 0, "it is dropped, so nothing is held for it");
+    host.answer_r2t(&r2t);
+    assert_eq!(host.tmf_answer(function), COMPLETE);
+    host.clear_attentions(0);
+    untouched(&mut host, 0);
+    half_written(&mut host, 0, 0);
+    assert_eq!(host.tmf(tmf::ABORT_TASK_SET, 0), COMPLETE);
+}
+
+/// RFC 7143 4.2.3.4.
+#[test]
+fn fast_aborts_wait_for_no_data_and_tell_the_others() {
+    const TASK_TERMINATION: u8 = 5;
+    let fast = "TaskReporting=FastAbort,RFC3720\0";
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let mut host = gateway.session_of(HOST, fast);
+    let (mut other, mut old) = (gateway.session_of(OTHER_HOST, fast), gateway.session_of(OTHER_HOST, ""));
+    let mut idle = gateway.session_of(OTHER_HOST, fast);
+    half_written(&mut host, 0, 0);
+    half_written(&mut other, 0, 8);
+    half_written(&mut old, 0, 16);
+    let begun = std::time::Instant::now();
+    assert_eq!(host.tmf(tmf::CLEAR_TASK_SET, 0), COMPLETE);
+    let told = other.other(op::ASYNC_MESSAGE);
+    assert_eq!((told.bhs[36], told.bhs[9]), (TASK_TERMINATION, 0));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+    // It would fail on a message.
+    for session in [&mut host, &mut old, &mut idle] {
+        session.quiet();
+    }
+    // All of them were ended at once, whether their data comes or not.
+    gateway.memory_is_back();
+    assert_eq!(unit.gate.inside(), 0);
 }

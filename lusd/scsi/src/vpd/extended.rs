@@ -2,13 +2,15 @@
 
 use crate::{LogicalUnit, TargetPort};
 
-/// 86h: no protection information, simple tasks only.
+/// 86h: no protection information; SIMPLE, ORDERED and HEAD OF QUEUE tasks.
 pub(super) fn extended_inquiry(lu: &LogicalUnit, _: &TargetPort) -> Vec<u8> {
     const PAGE_BYTES: usize = 0x3c;
     const SIMPSUP: u8 = 0x01;
+    const ORDSUP: u8 = 0x02;
+    const HEADSUP: u8 = 0x04;
     const V_SUP: u8 = 0x01;
     let mut body = vec![0; PAGE_BYTES];
-    body[5 - 4] = SIMPSUP;
+    body[5 - 4] = SIMPSUP | ORDSUP | HEADSUP;
     body[6 - 4] = if lu.has_write_cache() { V_SUP } else { 0 };
     body
 }

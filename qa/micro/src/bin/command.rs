@@ -284,7 +284,8 @@ impl Rig {
                 }
                 Event::LoggedIn(_) => {
                     let host = InitiatorPort { name: HOST.to_owned(), isid: [0; 6] };
-                    self.session = Some(Session::new(&self.shard, host, TARGET.to_owned()));
+                    let params = lusd_iscsi::Params::default();
+                    self.session = Some(Session::new(&self.shard, host, TARGET.to_owned(), &params));
                 }
                 Event::Command(command) => {
                     let session = self.session.as_mut().expect("logged in");
