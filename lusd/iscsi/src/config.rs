@@ -27,6 +27,8 @@ pub struct Config {
     pub first_burst_length: u32,
     /// Greatest MaxBurstLength, bytes: 512 to 2^24 - 1, not less than the first burst. 1 MiB.
     pub max_burst_length: u32,
+    /// Greatest MaxConnections, 1 to 16: connections of one session. 1: hosts that want several paths use several sessions.
+    pub max_connections: u16,
     /// Greatest MaxOutstandingR2T, 1 to 65535. More than a few only helps on long lines.
     pub max_outstanding_r2t: u16,
     /// Commands of a session that may be in progress. 128 is what initiators' queues expect at most.
@@ -74,6 +76,8 @@ const _: () = assert!(STAGING_BYTES_MIN > BHS_LEN + AHS_LEN_MAX + 2 * DIGEST_LEN
 pub const LENGTH_MIN: u32 = 512;
 /// Greatest command window: a session's tasks are looked up in one table.
 pub const COMMAND_WINDOW_MAX: u32 = 4096;
+/// Most connections that one session may have.
+pub const MAX_CONNECTIONS: u16 = 16;
 /// Greatest immediate window.
 pub const IMMEDIATE_WINDOW_MAX: u32 = 256;
 
@@ -83,6 +87,7 @@ impl Default for Config {
             max_recv_data_segment_length: 256 << 10,
             first_burst_length: 256 << 10,
             max_burst_length: 1 << 20,
+            max_connections: 1,
             max_outstanding_r2t: 4,
             command_window: 128,
             immediate_window: 32,
@@ -134,6 +139,7 @@ impl Config {
             ("max_recv_data_segment_length", self.max_recv_data_segment_length.into(), length.clone()),
             ("first_burst_length", self.first_burst_length.into(), length),
             ("max_burst_length", self.max_burst_length.into(), burst),
+            ("max_connections", self.max_connections.into(), 1..=MAX_CONNECTIONS.into()),
             ("max_outstanding_r2t", self.max_outstanding_r2t.into(), 1..=65535),
             ("command_window", self.command_window.into(), 1..=COMMAND_WINDOW_MAX.into()),
             ("immediate_window", self.immediate_window.into(), 1..=IMMEDIATE_WINDOW_MAX.into()),

@@ -19,6 +19,7 @@ mod tmf;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ use crate::login::Login;
 use crate::params::{Params, SessionType};
 use crate::pdu::{self, AsyncCode, RejectReason, TargetSns};
 use crate::serial::Serial;
-use crate::session::{Session, tasks, window::Admission};
+use crate::session::{Session, SessionHandle, tasks, window::Admission};
 use output::Output;
 use timer::Timers;
 
@@ -75,6 +76,12 @@ enum Wait {
     Login,
     Command(TaskTag),
     SendTargets,
+    /// For the end of another connection of the session.
+    Logout {
+        initiator_task_tag: u32,
+    },
+    /// Not for the daemon: for a command that another connection of the session is to bring (RFC 7143 4.2.2.1).
+    Turn,
 }
 
 /// The PDU whose data segment is being taken.
@@ -123,6 +130,9 @@ pub struct Connection {
     params: Params,
     cid: u16,
     session: Session,
+    tsih: u16,
+    /// The PDU that waits for its turn.
+    parked: Option<Head>,
     stat_sn: Serial,
     /// What the initiator has acknowledged: recovery would let go of what is before it.
     exp_stat_sn: Serial,
@@ -161,6 +171,8 @@ impl Connection {
             params: Params::default(),
             cid: 0,
             session: Session::new(&config),
+            tsih: 0,
+            parked: None,
             stat_sn: Serial(seed),
             exp_stat_sn: Serial(seed),
             next_target_transfer_tag: 0,
@@ -216,6 +228,16 @@ impl Connection {
                 }
                 return Some(event);
             }
+            if self.wait == Wait::Turn {
+                match self.take_parked() {
+                    Ok(true) => continue,
+                    Ok(false) => return None,
+                    Err(reason) => {
+                        self.close_for(reason);
+                        continue;
+                    }
+                }
+            }
             let open = matches!(self.phase, Phase::Login | Phase::FullFeature);
             if !open || self.is_waiting() || self.is_output_full() {
                 return None;
@@ -228,7 +250,39 @@ impl Connection {
         }
     }
 
-    /// True if the daemon has to answer before anything more is read: back pressure.
+    /// Takes the PDU that waited for its turn, if that has come; says whether it has.
+    fn take_parked(&mut self) -> Result<bool, CloseReason> {
+        let comes = |head: &mut Head| {
+            let cmd_sn = Serial(head.bhs.u32_at(field::CMD_SN));
+            !self.session.window.keeps_waiting(cmd_sn)
+        };
+        let Some(head) = self.parked.take_if(comes) else { return Ok(false) };
+        self.session.window.unpark(Serial(head.bhs.u32_at(field::CMD_SN)));
+        self.wait = Wait::Nothing;
+        self.take_head(head)?;
+        Ok(true)
+    }
+
+    /// True if another connection of the session waits for what this one has brought, or for its end: it is to be polled again.
+    #[must_use]
+    #[inline]
+    pub fn wakes_others(&self) -> bool {
+        self.session.window.wakes_others()
+    }
+
+    /// The session, for further connections to join. None before the login is done, and in discovery sessions.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionHandle> {
+        let is_up = matches!(self.phase, Phase::FullFeature) && self.session_type == SessionType::Normal;
+        is_up.then(|| SessionHandle {
+            window: self.session.window.clone(),
+            params: Rc::new(self.params.clone()),
+            tsih: self.tsih,
+        })
+    }
+
+    /// True if the daemon has to answer before anything more is read, or another connection of the session has to bring a command:
+    /// back pressure.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.wait != Wait::Nothing
@@ -412,6 +466,12 @@ impl Connection {
             match self.session.window.admit(Serial(bhs.u32_at(field::CMD_SN))) {
                 Admission::InOrder => {}
                 Admission::Ignore => return Ok(Ok(())),
+                Admission::Gap if self.session.window.has_others() => {
+                    self.session.window.park(Serial(bhs.u32_at(field::CMD_SN)));
+                    self.wait = Wait::Turn;
+                    self.parked = Some(head);
+                    return Ok(Ok(()));
+                }
                 Admission::Gap => {
                     self.reject(RejectReason::ProtocolError);
                     return Err(CloseReason::CmdSnGap);
@@ -509,6 +569,10 @@ impl Connection {
         self.text = text::TextState::default();
         self.tmfs.clear();
         self.timers.stop();
+        if let Some(head) = self.parked.take() {
+            self.session.window.unpark(Serial(head.bhs.u32_at(field::CMD_SN)));
+        }
+        self.session.leave();
         for task in self.session.tasks.iter_mut() {
             if matches!(task.state, tasks::TaskState::Receiving(_)) {
                 task.state = tasks::TaskState::Running;

@@ -63,8 +63,14 @@ pub enum Event {
     SendTargets(SendTargetsRequest),
     /// The initiator wants to end. The daemon ends the tasks of the session, then calls `logout_complete`.
     LogoutRequested {
-        /// What the initiator asked for; for a single connection all reasons that get here mean the same.
+        /// What the initiator asked for. To close the session is to end its other connections, too.
         reason: LogoutReason,
+    },
+    /// The initiator wants another connection of the session to end. The daemon ends it, then calls `logout_other_complete`. Nothing more
+    /// is read until then.
+    LogoutOther {
+        /// Its connection identifier.
+        cid: u16,
     },
     /// The last event: write what is queued, then close the socket. Tasks still in progress are the daemon's to drop; ending them
     /// here is allowed and sends nothing.
@@ -84,8 +90,8 @@ pub struct LoginRequest {
     pub session_type: SessionType,
     /// Initiator's part of the session identifier.
     pub isid: Isid,
-    /// Target's part: 0 for a new session. Any other names a session to join, which needs MaxConnections above 1: the daemon
-    /// refuses with SessionDoesNotExist if there is no such session; a grant is turned into TooManyConnections.
+    /// Target's part: 0 for a new session. Any other names a session to join, by `login_join`: the daemon refuses with
+    /// SessionDoesNotExist if there is no such session; a plain grant is turned into TooManyConnections.
     pub tsih: u16,
     /// Connection identifier.
     pub cid: u16,

@@ -20,6 +20,9 @@
 //! }
 //! ```
 //!
+//! A session may have several connections ([`Connection::login_join`]); they share its command window, so all of them live on one thread.
+//! One whose [`Connection::wakes_others`] says so makes the others be polled.
+//!
 //! Invariants:
 //! - No clock, no random, no I/O, no lock: the same calls give the same bytes.
 //! - What a CDB, a LUN or sense data means is not known here.
@@ -45,7 +48,8 @@ mod session;
 pub mod text;
 
 pub use config::{
-    COMMAND_WINDOW_MAX, Config, ConfigError, DigestOffer, IMMEDIATE_WINDOW_MAX, LENGTH_MIN, STAGING_BYTES_MIN,
+    COMMAND_WINDOW_MAX, Config, ConfigError, DigestOffer, IMMEDIATE_WINDOW_MAX, LENGTH_MIN, MAX_CONNECTIONS,
+    STAGING_BYTES_MIN,
 };
 pub use conn::{Connection, ConnectionSeed, ReadTarget, SENSE_LEN_MAX};
 pub use error::{CloseReason, IscsiCondition, LoginStatus};
@@ -57,3 +61,4 @@ pub use login::keys::{KeyFacts, keys};
 pub use params::{Params, SessionType, TaskReporting};
 pub use pdu::{Cdb, Isid, LogoutReason, TaskAttribute, TmfFunction, TmfResponse};
 pub use serial::Serial;
+pub use session::SessionHandle;

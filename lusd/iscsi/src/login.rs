@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::error::LoginStatus;
 use crate::event::{Authentication, LoginGrant, LoginRequest, SessionInfo};
-use crate::params::SessionType;
+use crate::params::{Params, SessionType};
 use crate::pdu::{self, ISCSI_VERSION, Stage};
 use crate::text;
 use keys::{ALIAS_LEN_MAX, NAME_LEN_MAX};
@@ -85,6 +85,8 @@ pub(crate) struct Login {
     requests: u32,
     /// What must stay the same over all requests.
     first: Option<pdu::LoginRequest>,
+    /// What the session has settled that the connection joins.
+    joined: Option<Params>,
 }
 
 impl Login {
@@ -96,7 +98,13 @@ impl Login {
             text_bytes_max,
             requests: 0,
             first: None,
+            joined: None,
         }
+    }
+
+    /// The grant that follows lets the connection into a session with these parameters.
+    pub(crate) fn join(&mut self, params: &Params) {
+        self.joined = Some(params.clone());
     }
 
     /// Takes a request.
@@ -139,7 +147,7 @@ impl Login {
         let State::Asked(asked) = std::mem::replace(&mut self.state, State::Ended) else {
             panic!("a login was granted that was not asked for");
         };
-        let (state, step) = asked.grant(grant)?;
+        let (state, step) = asked.grant(grant, self.joined.take())?;
         self.state = state;
         Ok(step)
     }
@@ -209,9 +217,9 @@ struct Asked {
 }
 
 impl Asked {
-    fn grant(self, grant: LoginGrant) -> Result<(State, Step), LoginStatus> {
-        if self.asked.tsih != 0 {
-            // A second connection: MaxConnections is 1.
+    fn grant(self, grant: LoginGrant, joined: Option<Params>) -> Result<(State, Step), LoginStatus> {
+        if self.asked.tsih != 0 && joined.is_none() {
+            // A further connection where there may be none.
             return Err(LoginStatus::TooManyConnections);
         }
         assert_ne!(grant.tsih, 0, "a session needs a TSIH (RFC 7143 11.13.3)");
@@ -223,7 +231,7 @@ impl Asked {
                 text::push(&mut text, "TargetAlias", &alias);
             }
         }
-        let negotiation = Negotiation::new(self.config, self.asked.session_type);
+        let negotiation = Negotiation::new(self.config, self.asked.session_type, joined);
         let granted = Granted { request: self.asked, tsih: grant.tsih, negotiation };
         match self.request.pdu.csg {
             Stage::SecurityNegotiation => {

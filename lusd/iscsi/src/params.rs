@@ -71,6 +71,19 @@ pub struct Params {
     pub task_reporting: TaskReporting,
 }
 
+impl Params {
+    /// Those that another connection of the session starts with.
+    pub(crate) fn of_another_connection(self) -> Self {
+        let new = Self::default();
+        Self {
+            header_digest: new.header_digest,
+            data_digest: new.data_digest,
+            max_send_data_segment_length: new.max_send_data_segment_length,
+            ..self
+        }
+    }
+}
+
 impl Default for Params {
     fn default() -> Self {
         Self {

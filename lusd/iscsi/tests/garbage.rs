@@ -108,6 +108,7 @@ impl Daemon {
                 }
                 self.peer.conn.logout_complete();
             }
+            Event::LogoutOther { .. } => self.peer.conn.logout_other_complete(false),
             Event::Closed(_) => self.closed += 1,
         }
     }

@@ -7,6 +7,9 @@ use crate::error::{CloseReason, LoginStatus};
 use crate::event::{Event, LoginGrant};
 use crate::login::Step;
 use crate::pdu::{self, Stage};
+use crate::session::SessionHandle;
+use crate::session::shared::Window;
+use crate::session::window::CommandWindow;
 use crate::text;
 
 /// Longest TargetAddress of a redirection, bytes (RFC 7143 6.1: a text value).
@@ -25,6 +28,22 @@ impl Connection {
                 self.close_for(reason);
             }
         }
+    }
+
+    /// Lets the initiator of the last [`Event::Login`], which names a TSIH, bring another connection into `session`: what that has
+    /// settled stands.
+    ///
+    /// # Panics
+    /// If no login waits for an answer; if `grant` is of another session.
+    pub fn login_join(&mut self, grant: LoginGrant, session: &SessionHandle) {
+        if self.phase != Phase::Closed {
+            assert_eq!(grant.tsih, session.tsih, "a session has one TSIH");
+            self.session.join(&session.window);
+            if let Some(login) = &mut self.login {
+                login.join(session.params());
+            }
+        }
+        self.login_grant(grant);
     }
 
     /// Turns the initiator of the last [`Event::Login`] away; the connection ends.
@@ -78,8 +97,8 @@ impl Connection {
         match pdu::LoginRequest::parse(bhs) {
             Ok(pdu) => {
                 if self.login.as_ref().is_some_and(|login| login.first().is_none()) {
-                    self.session.window =
-                        crate::session::window::CommandWindow::new(pdu.cmd_sn, self.config.command_window);
+                    let window = CommandWindow::new(pdu.cmd_sn, self.config.command_window);
+                    self.session.window = Window::new(window);
                     self.cid = pdu.cid;
                 }
                 // That of the first request of a login has no meaning (11.12.9).
@@ -115,6 +134,7 @@ impl Connection {
                 self.login = None;
                 self.params = info.params.clone();
                 self.session_type = info.request.session_type;
+                self.tsih = info.tsih;
                 let Self { params, framer, out, .. } = self;
                 framer.set_digests(params.header_digest, params.data_digest);
                 out.set_digests(params.header_digest, params.data_digest);

@@ -1,7 +1,7 @@
-//! Logout (RFC 7143 11.14, 11.15). With one connection and error recovery level 0, closing the connection closes the session, and
-//! there is no recovery to remove it for.
+//! Logout (RFC 7143 11.14, 11.15): of the session, of this connection, or of another one of the session. At error recovery level 0 there is
+//! no recovery to remove a connection for.
 
-use super::{Connection, Phase};
+use super::{Connection, Phase, Wait};
 use crate::bhs::{Bhs, RESERVED_TAG};
 use crate::error::{CloseReason, ProtocolError};
 use crate::event::Event;
@@ -20,9 +20,15 @@ impl Connection {
         }
         let refusal = match pdu.reason {
             LogoutReason::CloseSession => None,
-            _ if pdu.cid != self.cid => Some(LogoutResult::CidNotFound),
-            LogoutReason::CloseConnection => None,
             LogoutReason::RemoveConnectionForRecovery => Some(LogoutResult::RecoveryNotSupported),
+            LogoutReason::CloseConnection if pdu.cid != self.cid && self.params.max_connections > 1 => {
+                let initiator_task_tag = pdu.initiator_task_tag;
+                self.wait = Wait::Logout { initiator_task_tag };
+                self.events.push_back(Event::LogoutOther { cid: pdu.cid });
+                return Ok(());
+            }
+            LogoutReason::CloseConnection if pdu.cid != self.cid => Some(LogoutResult::CidNotFound),
+            LogoutReason::CloseConnection => None,
         };
         if let Some(refusal) = refusal {
             self.send_logout_response(pdu.initiator_task_tag, refusal);
@@ -47,6 +53,22 @@ impl Connection {
             }
             Phase::Login | Phase::FullFeature => panic!("no logout waits for an answer"),
         }
+    }
+
+    /// Answers an [`Event::LogoutOther`]: that connection has ended with its tasks, or there was none.
+    ///
+    /// # Panics
+    /// If no such logout waits for an answer.
+    pub fn logout_other_complete(&mut self, found: bool) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        let Wait::Logout { initiator_task_tag } = self.wait else {
+            panic!("no logout of another connection waits for an answer");
+        };
+        self.wait = Wait::Nothing;
+        let result = if found { LogoutResult::Closed } else { LogoutResult::CidNotFound };
+        self.send_logout_response(initiator_task_tag, result);
     }
 
     fn send_logout_response(&mut self, initiator_task_tag: u32, response: LogoutResult) {

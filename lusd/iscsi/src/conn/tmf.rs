@@ -48,7 +48,7 @@ impl Connection {
         if let Some(tag) = self.session.tasks.find(pdu.referenced_task_tag) {
             return Referenced::Task(tag);
         }
-        let window = &mut self.session.window;
+        let window = &self.session.window;
         if window.holds(pdu.ref_cmd_sn) && pdu.ref_cmd_sn.is_before(pdu.cmd_sn) {
             if function == TmfFunction::AbortTask {
                 window.give_up(pdu.ref_cmd_sn);

@@ -126,6 +126,11 @@ const fn row(key: Key, name: &'static str, rule: Rule, stages: Stages, normal_on
 }
 
 impl KeySpec {
+    /// It is said, not negotiated.
+    pub(crate) const fn is_declared(&self) -> bool {
+        matches!(self.rule, Rule::DeclaredNumber(..) | Rule::DeclaredText(_) | Rule::FromTarget)
+    }
+
     /// Of the session: only its leading connection may settle it.
     const fn leading(mut self, default: &'static str) -> Self {
         self.leading = true;

@@ -29,6 +29,8 @@ pub(crate) struct Negotiation {
     pub params: Params,
     pub session_type: SessionType,
     pub initiator_alias: Option<String>,
+    /// The connection is the session's first.
+    is_leading: bool,
     /// One bit for each key that has come.
     seen: u32,
     /// The names that the login began with.
@@ -40,10 +42,12 @@ pub(crate) struct Negotiation {
 const _: () = assert!(keys::KEYS.len() <= 32, "Negotiation::seen has a bit for each key");
 
 impl Negotiation {
-    pub(crate) fn new(config: Arc<Config>, session_type: SessionType) -> Self {
+    /// `joined`: what the leading connection of the session has settled, if this is another one.
+    pub(crate) fn new(config: Arc<Config>, session_type: SessionType, joined: Option<Params>) -> Self {
         Self {
+            is_leading: joined.is_none(),
+            params: joined.map(Params::of_another_connection).unwrap_or_default(),
             config,
-            params: Params::default(),
             session_type,
             initiator_alias: None,
             seen: 0,
@@ -82,6 +86,8 @@ impl Negotiation {
             }
             let answer = match spec.key {
                 _ if !spec.stages.hold(place) => Some(REJECT.into()),
+                // "LO": settled, and not for this connection to say (RFC 7143 13).
+                _ if spec.leading && !self.is_leading && !spec.is_declared() => Some(REJECT.into()),
                 Key::AuthMethod => asked(Asked::AuthMethod(value)).map(Into::into),
                 Key::SendTargets => asked(Asked::SendTargets(value)).map(Into::into),
                 _ if spec.normal_only && self.session_type == SessionType::Discovery => {
@@ -215,7 +221,7 @@ impl Negotiation {
             Key::FirstBurstLength => config.first_burst_length,
             Key::IscsiProtocolLevel => config.protocol_level.into(),
             Key::MaxBurstLength => config.max_burst_length,
-            Key::MaxConnections => 1,
+            Key::MaxConnections => config.max_connections.into(),
             Key::MaxOutstandingR2t => config.max_outstanding_r2t.into(),
             _ => unreachable!("{key:?} is not a number"),
         }
@@ -247,7 +253,7 @@ mod tests {
         session_type: SessionType,
         text: &[u8],
     ) -> Result<(String, Params), TextError> {
-        let mut negotiation = Negotiation::new(Arc::new(Config::default()), session_type);
+        let mut negotiation = Negotiation::new(Arc::new(Config::default()), session_type, None);
         let mut reply = Vec::new();
         negotiation.answer(&text::pairs(text).unwrap(), place, &mut reply, |_| None)?;
         let reply = String::from_utf8(reply).unwrap().replace('\0', " ");
@@ -329,6 +335,35 @@ mod tests {
         ] {
             assert_eq!(answer(text).0, reply);
         }
+    }
+
+    /// What is of the session is settled; what is of the connection starts anew.
+    #[test]
+    fn another_connection_of_a_session() {
+        let settled = Params {
+            max_burst_length: 4096,
+            header_digest: true,
+            max_send_data_segment_length: 512,
+            max_connections: 4,
+            ..Params::default()
+        };
+        let config = Arc::new(Config::default());
+        let mut negotiation = Negotiation::new(config, SessionType::Normal, Some(settled.clone()));
+        for spec in keys::KEYS.iter().filter(|spec| spec.leading && !spec.is_declared()) {
+            let text = format!("{}=1\0", spec.name);
+            let mut reply = Vec::new();
+            let pairs = text::pairs(text.as_bytes()).unwrap();
+            negotiation.answer(&pairs, Place::Operational, &mut reply, |_| None).unwrap();
+            assert_eq!(reply, format!("{}=Reject\0", spec.name).as_bytes());
+        }
+        let mut reply = Vec::new();
+        let text = b"SessionType=Normal\0DataDigest=CRC32C\0MaxRecvDataSegmentLength=1024\0";
+        let pairs = text::pairs(text).unwrap();
+        negotiation.answer(&pairs, Place::Operational, &mut reply, |_| None).unwrap();
+        assert_eq!(reply, b"DataDigest=CRC32C\0");
+        let wanted =
+            Params { header_digest: false, data_digest: true, max_send_data_segment_length: 1024, ..settled };
+        assert_eq!(negotiation.params, wanted);
     }
 
     #[test]

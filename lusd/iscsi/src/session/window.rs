@@ -48,11 +48,16 @@ impl CommandWindow {
         if cmd_sn == self.exp_cmd_sn && !cmd_sn.is_after(self.max_cmd_sn) {
             self.advance();
             Admission::InOrder
-        } else if self.holds(cmd_sn) && !self.aborted_ahead.contains(&cmd_sn) {
+        } else if self.is_gap(cmd_sn) {
             Admission::Gap
         } else {
             Admission::Ignore
         }
+    }
+
+    /// True if the number lies within the window, has not come, and one before it is missing.
+    pub(crate) fn is_gap(&self, cmd_sn: Serial) -> bool {
+        cmd_sn != self.exp_cmd_sn && self.holds(cmd_sn) && !self.aborted_ahead.contains(&cmd_sn)
     }
 
     fn advance(&mut self) {
