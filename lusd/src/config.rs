@@ -391,6 +391,7 @@ impl Config {
             first_burst_length: s.number32("lus_first_burst_length"),
             max_burst_length: s.number32("lus_max_burst_length"),
             command_window: s.number32("lus_command_window"),
+            max_connections: s.number32("lus_session_connections_max") as u16,
             login_timeout: s.time("lus_login_timeout"),
             nop_interval: s.time("lus_nop_interval"),
             nop_timeout: s.time("lus_nop_timeout"),

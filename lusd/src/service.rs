@@ -1,13 +1,16 @@
 //! What all connections of the daemon share: limits, data memory, the sessions, who has to authenticate, and the view of the map.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{Sender, WeakSender};
+use tracing::warn;
 
 use crate::net::memory::DataMemory;
+use crate::net::shard::Accepted;
 use crate::target::authentication::Authenticator;
 use crate::target::sessions::Sessions;
 use crate::target::view::View;
@@ -76,6 +79,8 @@ pub struct Service {
     generation: AtomicU64,
     isolated: AtomicBool,
     resets: AtomicU64,
+    /// Where each shard takes connections; it ends when nobody else holds a sender.
+    doors: Box<[OnceLock<WeakSender<Accepted>>]>,
     completions: Box<[Completions]>,
 }
 
@@ -92,6 +97,7 @@ impl Service {
             generation: AtomicU64::new(0),
             isolated: AtomicBool::new(false),
             resets: AtomicU64::new(0),
+            doors: (0..shards).map(|_| OnceLock::new()).collect(),
             completions: (0..shards).map(|_| Completions::default()).collect(),
         })
     }
@@ -119,6 +125,19 @@ impl Service {
         self.isolated.store(isolated, SeqCst);
         if isolated {
             self.sessions.reset_all();
+        }
+    }
+
+    /// Shard `index` takes connections here.
+    pub fn open_door(&self, index: usize, door: &Sender<Accepted>) {
+        assert!(self.doors[index].set(door.downgrade()).is_ok(), "shard {index} was started twice");
+    }
+
+    /// Hands a connection over to shard `index`. It is closed if that ends, or has more than enough to take over.
+    pub fn hand_over(&self, index: usize, accepted: Accepted) {
+        let door = self.doors[index].get().and_then(WeakSender::upgrade);
+        if door.is_none_or(|door| door.try_send(accepted).is_err()) {
+            warn!(shard = index, "a connection could not be handed over: closed");
         }
     }
 

@@ -4,6 +4,7 @@
 mod answer;
 pub mod authentication;
 mod capacity;
+pub mod group;
 mod logins;
 mod management;
 mod order;

@@ -90,6 +90,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "FirstBurstLength, most unsolicited data of a command (13.14)",
     ),
     row("lus_max_burst_length", Kind::Bytes(512, (1 << 24) - 1), "1M", "MaxBurstLength (13.13)"),
+    row(
+        "lus_session_connections_max",
+        Kind::Count(1, lusd_iscsi::MAX_CONNECTIONS as u64),
+        "1",
+        "MaxConnections, connections of one session (13.2)",
+    ),
     row("lus_command_window", Kind::Count(1, 4096), "128", "commands of a session at the same time"),
     row("lus_login_timeout", Kind::Seconds(1, 600), "15", "a login takes no longer"),
     row(

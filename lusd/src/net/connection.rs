@@ -9,15 +9,15 @@
 //! One round handles all that is there before it writes, so many answers leave in one system call.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use lusd_iscsi::{
-    AsyncEvent, Authentication, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus,
-    SendTargetsRequest, SessionType, TargetRecord,
+    AsyncEvent, Authentication, CloseReason, Event, LoginGrant, LoginRequest, LoginStatus, LogoutReason,
+    SendTargetsRequest, SessionInfo, SessionType, TargetRecord,
 };
 use lusd_scsi::InitiatorPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,9 +27,10 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::arrivals::Arrivals;
 use super::memory::ConnectionMemory;
-use super::shard::{Inbox, Shard};
+use super::shard::{Accepted, Begun, Inbox, Shard};
+use crate::target::group::{Group, Membership};
 use crate::target::session::{Carrier, Flow, Session};
-use crate::target::sessions::{ConnectionHandle, Nexus, Stop};
+use crate::target::sessions::{ConnectionHandle, Nexus, Seat, Stop};
 use crate::target::view::View;
 
 /// Slices handed to one write: enough for some thirty Data-In PDUs of header and data.
@@ -59,11 +60,14 @@ enum End {
     Io(#[from] io::Error),
     #[error("{0:?}")]
     Protocol(CloseReason),
-    #[error("closed by the administrator or because the daemon stops")]
+    #[error("closed by the administrator, by another connection of its session, or because the daemon stops")]
     Asked,
     /// By a TCP reset, which leaves nothing behind.
     #[error("too many logins at once: this one took the longest")]
     Evicted,
+    /// It goes on, on this shard.
+    #[error("its session lives on shard {0}")]
+    Elsewhere(usize),
     /// What it carried must not be answered: a TCP reset, not a FIN, so that the initiator does not take it for an orderly end.
     #[error("reset: {0}")]
     Reset(&'static str),
@@ -71,6 +75,16 @@ enum End {
 
 impl End {
     const LOST: Self = Self::Reset("a logical unit was lost with commands in flight");
+}
+
+/// Where a login leads.
+enum Whereto {
+    /// To a new session.
+    New,
+    /// Into one that lives here.
+    Session(Rc<Group>),
+    /// Into one that lives on this shard.
+    Elsewhere(usize),
 }
 
 /// The parts of a connection that a session works with, beside the session itself.
@@ -88,7 +102,8 @@ macro_rules! carrier {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(shard: &Rc<Shard>, stream: StdTcpStream) {
+pub async fn serve(shard: &Rc<Shard>, accepted: Accepted) {
+    let Accepted { stream, begun } = accepted;
     let peer = match stream.peer_addr() {
         Ok(peer) => peer,
         Err(err) => return debug!(%err, "a connection was gone before it was served"),
@@ -99,12 +114,15 @@ pub async fn serve(shard: &Rc<Shard>, stream: StdTcpStream) {
             Ok(stream) => stream,
             Err(err) => return warn!(%err, "cannot serve a connection"),
         };
-        let mut connection = Connection::new(shard.clone(), stream, peer.ip());
+        let mut connection = Connection::new(shard.clone(), stream, peer.ip(), begun);
         let end = connection.run().await;
+        if let End::Elsewhere(shard) = end {
+            return connection.hand_over(shard);
+        }
         match &end {
             End::Eof | End::Asked => info!(reason = %end, "connection ended"),
             // There may be thousands; what lets them go says so.
-            End::Evicted => debug!(reason = %end, "connection ended"),
+            End::Evicted | End::Elsewhere(_) => debug!(reason = %end, "connection ended"),
             End::Protocol(CloseReason::Logout) => info!(reason = %end, "connection ended"),
             _ => warn!(reason = %end, "connection ended"),
         }
@@ -129,6 +147,16 @@ struct Connection {
     authenticates: bool,
     /// Where it comes from.
     address: std::net::IpAddr,
+    /// First StatSN.
+    seed: u32,
+    /// What was read and sent so far, until it is known on which shard the connection is to live.
+    prologue: Option<(Vec<u8>, usize)>,
+    /// The login as it was begun on another shard.
+    begun: Option<Begun>,
+    /// Shard on which its session lives, if that is another one.
+    elsewhere: Option<usize>,
+    /// The session that it joins.
+    joins: Option<Rc<Group>>,
     /// When output was last seen to move, while there is some.
     output_since: Option<Instant>,
     /// The host was asked to log out.
@@ -138,7 +166,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(shard: Rc<Shard>, stream: TcpStream, peer: IpAddr) -> Self {
+    fn new(shard: Rc<Shard>, stream: TcpStream, peer: IpAddr, begun: Option<Begun>) -> Self {
         let service = &shard.service;
         let notify = Arc::new(Notify::new());
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -146,8 +174,9 @@ impl Connection {
         let handle = service.sessions.enter(notify.clone());
         service.sessions.begin_login(&handle, portal, peer, service.limits.logins);
         let now = Instant::now();
+        let seed = begun.as_ref().map_or(handle.id as u32, |begun| begun.seed);
         Self {
-            proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), now, handle.id as u32),
+            proto: lusd_iscsi::Connection::new(service.limits.iscsi.clone(), now, seed),
             arrivals: Arrivals::new(now),
             inbox: Inbox::new(notify.clone()),
             memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
@@ -155,6 +184,11 @@ impl Connection {
             nexus: None,
             authenticates: false,
             address: address_of(&stream),
+            seed,
+            prologue: Some((Vec::new(), 0)),
+            begun,
+            elsewhere: None,
+            joins: None,
             output_since: None,
             logout_asked: false,
             stalls: shard.note_running(now),
@@ -166,6 +200,11 @@ impl Connection {
     }
 
     async fn run(&mut self) -> End {
+        if let Some(begun) = self.begun.take()
+            && let Err(end) = self.begin_anew(&begun).await
+        {
+            return end;
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -189,6 +228,47 @@ impl Connection {
                     self.proto.handle_timeout(Instant::now());
                 }
             }
+        }
+    }
+
+    /// Goes on on another shard, where its session lives.
+    fn hand_over(self, index: usize) {
+        let Self { shard, stream, prologue, handle, seed, .. } = self;
+        let (received, sent) = prologue.unwrap_or_default();
+        let begun = Some(Begun { seed, received, sent });
+        match stream.into_std() {
+            Ok(stream) => shard.service.hand_over(index, Accepted { stream, begun }),
+            Err(err) => warn!(%err, "a connection could not be handed over: closed"),
+        }
+        shard.service.sessions.hung_up();
+        shard.service.sessions.leave(&handle, None);
+    }
+
+    /// Has the protocol go through what it has been through on another shard.
+    async fn begin_anew(&mut self, begun: &Begun) -> Result<(), End> {
+        let (mut rest, mut sent) = (&begun.received[..], begun.sent);
+        while !rest.is_empty() {
+            let target = self.proto.read_target();
+            let n = target.limit.min(rest.len());
+            if n == 0 {
+                return Err(End::Reset("a login could not be handed over"));
+            }
+            target.buf.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            self.note_received(&begun.received[begun.received.len() - rest.len() - n..][..n]);
+            self.proto.received(n);
+            self.arrivals.received(n);
+            self.events().await?;
+            let again = sent.min(self.proto.output_len());
+            self.proto.sent(again);
+            sent -= again;
+        }
+        Ok(())
+    }
+
+    fn note_received(&mut self, bytes: &[u8]) {
+        if let Some((received, _)) = &mut self.prologue {
+            received.extend_from_slice(bytes);
         }
     }
 
@@ -234,6 +314,11 @@ impl Connection {
             self.outcomes()?;
             if let Some(session) = &mut self.session {
                 session.follow_order(&mut carrier!(self, now));
+                if self.proto.wakes_others()
+                    && let Some(membership) = session.membership()
+                {
+                    membership.wake_others();
+                }
                 if session.take_cold_reset() {
                     self.shard.service.sessions.close_target(session.target());
                 }
@@ -276,9 +361,12 @@ impl Connection {
         if target.limit == 0 {
             return Ok(false);
         }
-        match self.stream.try_read_buf(&mut target.buf.limit(target.limit)) {
+        match self.stream.try_read_buf(&mut (&mut *target.buf).limit(target.limit)) {
             Ok(0) => Err(End::Eof),
             Ok(n) => {
+                if let Some((received, _)) = &mut self.prologue {
+                    received.extend_from_slice(&target.buf[target.buf.len() - n..]);
+                }
                 self.proto.received(n);
                 self.arrivals.received(n);
                 Ok(true)
@@ -297,6 +385,9 @@ impl Connection {
             match self.stream.try_write_vectored(&slices[..n]) {
                 Ok(n) => {
                     self.proto.sent(n);
+                    if let Some((_, sent)) = &mut self.prologue {
+                        *sent += n;
+                    }
                     moved = true;
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
@@ -319,10 +410,16 @@ impl Connection {
         let now = Instant::now();
         while let Some(event) = self.proto.poll(now) {
             match event {
-                Event::Login(request) => self.login(request),
+                Event::Login(request) => {
+                    self.login(request);
+                    if let Some(shard) = self.elsewhere {
+                        return Err(End::Elsewhere(shard));
+                    }
+                    self.prologue = None;
+                }
                 Event::LoggedIn(info) => {
                     self.shard.service.sessions.end_login(&self.handle);
-                    self.reinstate().await?;
+                    let membership = self.take_place(&info).await?;
                     let request = info.request;
                     info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, chap = self.authenticates, "logged in");
                     self.has_passed();
@@ -330,7 +427,8 @@ impl Connection {
                         && let Some(target) = nexus.target.clone()
                     {
                         let initiator = InitiatorPort { name: nexus.initiator.clone(), isid: nexus.isid };
-                        self.session = Some(Session::new(&self.shard, initiator, target, &info.params));
+                        self.session =
+                            Some(Session::new(&self.shard, initiator, target, &info.params, membership));
                     }
                 }
                 Event::SendTargets(request) => self.send_targets(&request),
@@ -358,7 +456,14 @@ impl Connection {
                         session.task_management(&request, &mut carrier!(self, now));
                     }
                 }
-                Event::LogoutRequested { .. } => {
+                Event::LogoutOther { cid } => {
+                    let found = self.end_others(Some(cid)).await;
+                    self.proto.logout_other_complete(found);
+                }
+                Event::LogoutRequested { reason } => {
+                    if reason == LogoutReason::CloseSession {
+                        self.end_others(None).await;
+                    }
                     // What is in flight ends first: an answered logout means that nothing of the session lands later.
                     if let Some(session) = &mut self.session {
                         session.logout(&mut self.proto);
@@ -424,6 +529,11 @@ impl Connection {
             name.make_ascii_lowercase();
         }
         let view = self.shard.service.view();
+        let nexus = Nexus {
+            initiator: request.initiator_name.clone(),
+            isid: request.isid.0,
+            target: request.target_name.clone(),
+        };
         let decision = if self.shard.service.is_isolated() {
             Err(LoginStatus::ServiceUnavailable)
         } else {
@@ -433,8 +543,10 @@ impl Connection {
             info!(initiator = %request.initiator_name, %address, "login redirected");
             return self.proto.login_redirect(false, &address.to_string());
         }
+        let decision = decision.and_then(|()| self.whereto(&nexus, &request));
         match decision {
-            Ok(()) => {
+            Ok(Whereto::Elsewhere(shard)) => self.elsewhere = Some(shard),
+            Ok(whereto) => {
                 let authentication = match self.authentication(&request) {
                     Ok(authentication) => authentication,
                     Err(status) => {
@@ -442,18 +554,20 @@ impl Connection {
                         return self.proto.login_refuse(status);
                     }
                 };
-                let tsih = self.shard.service.sessions.next_tsih();
-                self.nexus = Some(Nexus {
-                    initiator: request.initiator_name.clone(),
-                    isid: request.isid.0,
-                    target: request.target_name.clone(),
-                });
-                self.proto.login_grant(LoginGrant {
-                    portal_group_tag: view.group_tag,
-                    tsih,
-                    authentication,
-                    ..LoginGrant::default()
-                });
+                let portal_group_tag = view.group_tag;
+                let mut grant = LoginGrant { portal_group_tag, authentication, ..LoginGrant::default() };
+                self.nexus = Some(nexus);
+                match whereto {
+                    Whereto::Session(group) => {
+                        grant.tsih = request.tsih;
+                        self.proto.login_join(grant, &group.session);
+                        self.joins = Some(group);
+                    }
+                    Whereto::New | Whereto::Elsewhere(_) => {
+                        grant.tsih = self.shard.service.sessions.next_tsih();
+                        self.proto.login_grant(grant);
+                    }
+                }
             }
             Err(status) => {
                 warn!(
@@ -465,6 +579,23 @@ impl Connection {
         }
     }
 
+    /// Whether the login begins a session, or is of one that there is (RFC 7143 6.3.4).
+    fn whereto(&self, nexus: &Nexus, request: &LoginRequest) -> Result<Whereto, LoginStatus> {
+        if request.tsih == 0 {
+            return Ok(Whereto::New);
+        }
+        let shard = self.shard.service.sessions.find(nexus, request.tsih)?;
+        if shard != self.shard.index {
+            return Ok(Whereto::Elsewhere(shard));
+        }
+        let group = self.shard.group(request.tsih).ok_or(LoginStatus::SessionDoesNotExist)?;
+        if group.has_room_for(request.cid) {
+            Ok(Whereto::Session(group))
+        } else {
+            Err(LoginStatus::TooManyConnections)
+        }
+    }
+
     /// Where else this login is to go. Discovery stays here, and so does who was sent to this very portal.
     fn redirection(&self, request: &LoginRequest) -> Option<SocketAddr> {
         let address = self.shard.service.limits.redirect?;
@@ -473,14 +604,59 @@ impl Connection {
         (request.session_type == SessionType::Normal && !is_here).then_some(address)
     }
 
-    /// Takes the nexus over from an older session, and waits until nothing of that can take effect any more, before the login's last
-    /// answer leaves (RFC 7143, 6.3.5).
-    async fn reinstate(&mut self) -> Result<(), End> {
-        let Some(nexus) = self.nexus.clone() else { return Ok(()) };
-        if nexus.target.is_none() {
-            return Ok(());
+    /// Takes the place of an older session or connection, and waits until nothing of that can take effect any more, before the login's
+    /// last answer leaves (RFC 7143, 6.3.4, 6.3.5).
+    async fn take_place(&mut self, info: &SessionInfo) -> Result<Option<Membership>, End> {
+        let Some(nexus) = self.nexus.clone().filter(|nexus| nexus.target.is_some()) else { return Ok(None) };
+        let sessions = &self.shard.service.sessions;
+        let seat = Seat { tsih: info.tsih, cid: info.request.cid, shard: self.shard.index };
+        let gone = || End::Reset("the session that it was to join has ended");
+        let (group, before) = match self.joins.take() {
+            Some(group) => (group, sessions.join(&nexus, &self.handle, seat).ok_or_else(gone)?),
+            None => {
+                let group = Group::new(self.proto.session().ok_or_else(gone)?);
+                self.shard.add_group(&group);
+                (group, sessions.take(nexus, &self.handle, seat))
+            }
+        };
+        let membership = group.enter(seat.cid, &self.handle);
+        match self.wait_for(before).await {
+            Ok(()) => Ok(Some(membership)),
+            Err(end) => {
+                Self::leave_group(&self.shard, &membership);
+                Err(end)
+            }
         }
-        let before = self.shard.service.sessions.take(nexus, &self.handle);
+    }
+
+    fn leave_group(shard: &Shard, membership: &Membership) {
+        if membership.leave() {
+            shard.remove_group(&membership.group);
+        }
+    }
+
+    /// Ends the other connections of the session, or the one with this identifier, and waits until nothing of them can take effect any
+    /// more. False if there is none.
+    async fn end_others(&mut self, cid: Option<u16>) -> bool {
+        let membership = self.session.as_ref().and_then(Session::membership);
+        let others = membership.map(|membership| membership.others(cid)).unwrap_or_default();
+        for other in &others {
+            other.ask(Stop::Close);
+        }
+        // Two that end each other wait for neither.
+        if self.handle.stop() == Stop::No {
+            let limit = self.shard.service.limits.iscsi.login_timeout;
+            let ended = async {
+                for other in &others {
+                    other.gone().await;
+                }
+            };
+            let _ = tokio::time::timeout(limit, ended).await;
+        }
+        !others.is_empty()
+    }
+
+    async fn wait_for(&self, before: Vec<Arc<ConnectionHandle>>) -> Result<(), End> {
         if before.is_empty() {
             return Ok(());
         }
@@ -546,6 +722,7 @@ impl Connection {
             let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
         self.inbox.close();
+        self.proto.close();
         if let Some(session) = &mut self.session {
             session.close();
         }
@@ -553,12 +730,19 @@ impl Connection {
             self.close_in_order().await;
         }
         drop(self.stream);
+        if let Some(membership) = self.session.as_ref().and_then(Session::membership) {
+            // One of them may have waited for what this one did not bring.
+            membership.wake_others();
+        }
         self.shard.service.sessions.hung_up();
         if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
             self.shard.service.sessions.linger(&self.handle, nexus);
         }
         while self.inbox.in_flight() > 0 {
             self.notify.notified().await;
+        }
+        if let Some(membership) = self.session.as_ref().and_then(Session::membership) {
+            Self::leave_group(&self.shard, membership);
         }
         self.shard.service.sessions.leave(&self.handle, self.nexus.as_ref());
     }
@@ -600,12 +784,9 @@ fn address_of(stream: &TcpStream) -> std::net::IpAddr {
 
 /// May this initiator log in here?
 fn decide(view: &View, request: &LoginRequest) -> Result<(), LoginStatus> {
-    if request.tsih != 0 {
-        // A session has one connection: there is none to join.
-        return Err(LoginStatus::SessionDoesNotExist);
-    }
     if request.session_type == SessionType::Discovery {
-        return Ok(());
+        // They have one connection.
+        return if request.tsih == 0 { Ok(()) } else { Err(LoginStatus::SessionDoesNotExist) };
     }
     let target = request.target_name.as_deref().and_then(|name| view.targets.get(name));
     let target = target.ok_or(LoginStatus::NotFound)?;

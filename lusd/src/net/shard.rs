@@ -8,7 +8,7 @@
 //! Nothing here is shared with another shard but the logical units (atomics) and the session registry (rare).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream as StdTcpStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -37,6 +37,7 @@ use crate::lun::reserve::Reply;
 use crate::lun::unit::Unit;
 use crate::lun::work::{Next, Parts, Then, Work};
 use crate::service::Service;
+use crate::target::group::Group;
 
 /// Connections that wait to be taken over by one shard; beyond it the accept loop waits.
 const ACCEPT_QUEUE: usize = 256;
@@ -47,9 +48,29 @@ const CLOCK_TICK: Duration = Duration::from_millis(500);
 /// How often who waits for an erasure looks whether it is still to wait.
 const ERASURE_LOOK: Duration = Duration::from_millis(50);
 
+/// A connection for a shard.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: StdTcpStream,
+    /// What another shard did with it before it was known that its session lives here.
+    pub begun: Option<Begun>,
+}
+
+/// A login that was begun on another shard. The protocol gives the same answers to the same bytes, so it is begun anew with these.
+#[derive(Debug)]
+pub struct Begun {
+    /// First StatSN.
+    pub seed: u32,
+    /// What was read.
+    pub received: Vec<u8>,
+    /// How much of the answers was sent, bytes.
+    pub sent: usize,
+}
+
 /// What the rest of the daemon holds of a shard.
 pub struct ShardHandle {
-    accepted: mpsc::Sender<StdTcpStream>,
+    accepted: mpsc::Sender<Accepted>,
     pings: Pinger,
     thread: Option<JoinHandle<()>>,
 }
@@ -59,6 +80,7 @@ impl ShardHandle {
     pub fn start(index: usize, service: Arc<Service>) -> anyhow::Result<Self> {
         let queue = CompletionQueue::new().context("cannot create a completion queue (eventfd)")?;
         let (accepted, incoming) = mpsc::channel(ACCEPT_QUEUE);
+        service.open_door(index, &accepted);
         let (pings, pinged) = mpsc::channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("lus-shard-{index}"))
@@ -69,7 +91,7 @@ impl ShardHandle {
 
     /// Hands a connection over.
     pub async fn accept(&self, stream: StdTcpStream) {
-        if self.accepted.send(stream).await.is_err() {
+        if self.accepted.send(Accepted { stream, begun: None }).await.is_err() {
             error!("a shard has ended; its connection is dropped");
         }
     }
@@ -107,7 +129,7 @@ fn run(
     index: usize,
     service: Arc<Service>,
     queue: Arc<CompletionQueue>,
-    mut incoming: mpsc::Receiver<StdTcpStream>,
+    mut incoming: mpsc::Receiver<Accepted>,
     mut pinged: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -125,11 +147,11 @@ fn run(
             }
         });
         let clock = tokio::task::spawn_local(clock(shard.clone()));
-        while let Some(stream) = incoming.recv().await {
+        while let Some(accepted) = incoming.recv().await {
             shard.connections.set(shard.connections.get() + 1);
             let shard = shard.clone();
             tokio::task::spawn_local(async move {
-                connection::serve(&shard, stream).await;
+                connection::serve(&shard, accepted).await;
                 shard.connections.set(shard.connections.get() - 1);
                 shard.idle.notify_one();
             });
@@ -302,6 +324,8 @@ pub struct Shard {
     steps: Steps,
     me: Weak<Self>,
     connections: Cell<usize>,
+    /// The sessions that live here, by TSIH.
+    groups: RefCell<HashMap<u16, Rc<Group>>>,
     idle: Notify,
     /// When it was last seen to run, and how often it was found to have stood still for too long.
     ran: Cell<Instant>,
@@ -320,10 +344,29 @@ impl Shard {
             queue,
             ops: RefCell::new(Slab::new()),
             connections: Cell::new(0),
+            groups: RefCell::default(),
             idle: Notify::new(),
             ran: Cell::new(Instant::now()),
             stalls: Cell::new(0),
         })
+    }
+
+    /// The session with this TSIH, if it lives here.
+    pub fn group(&self, tsih: u16) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&tsih).cloned()
+    }
+
+    /// A session has logged in.
+    pub fn add_group(&self, group: &Rc<Group>) {
+        self.groups.borrow_mut().insert(group.session.tsih(), group.clone());
+    }
+
+    /// Its last connection has ended.
+    pub fn remove_group(&self, group: &Rc<Group>) {
+        let mut groups = self.groups.borrow_mut();
+        if groups.get(&group.session.tsih()).is_some_and(|held| Rc::ptr_eq(held, group)) {
+            groups.remove(&group.session.tsih());
+        }
     }
 
     /// The shard runs; returns how often it has stood still for longer than the stall bound. Connections of before such a time hold

@@ -17,6 +17,7 @@ use lusd_scsi::{Lun, UnitAttention};
 use tracing::{debug, info};
 
 use super::answer::end;
+use super::group::{Abort, Promise};
 use super::session::{Carrier, Session, Slot, Task};
 use crate::lun::unit::Unit;
 
@@ -36,12 +37,19 @@ pub(super) struct Management {
 }
 
 struct Pending {
-    initiator_task_tag: u32,
-    is_cold_reset: bool,
+    whose: Whose,
     /// Own tasks that have not ended.
     tasks: Vec<TaskTag>,
     /// Units whose operations, of all sessions, have not all ended.
     resets: Rc<Cell<usize>>,
+}
+
+/// Who waits for the end.
+enum Whose {
+    /// The initiator, for the answer.
+    Initiator { initiator_task_tag: u32, is_cold_reset: bool },
+    /// Another connection of the session; the promise is held until then.
+    Sibling { _promise: Promise },
 }
 
 impl Session {
@@ -74,13 +82,16 @@ impl Session {
                     TmfFunction::ClearTaskSet => {
                         reset(&unit, &resets, cx);
                         if !unit.answers_ended_tasks() {
-                            let own = lun.and_then(|lun| self.luns.0.get(&lun)).map(|slot| &slot.nexus);
+                            let own = lun.and_then(|lun| self.luns.0.get(&lun)).map(|slot| &*slot.nexus);
                             unit.scsi.raise(UnitAttention::CommandsCleared, own);
                         }
                     }
                     _ => {}
                 }
                 let until = self.data_patience(cx.now);
+                if let Some(membership) = &self.membership {
+                    membership.abort(Some(&unit), until, &resets);
+                }
                 let tasks = self.end_tasks(|task_unit| Arc::ptr_eq(task_unit, &unit), until, cx.proto);
                 self.note_resets();
                 self.pend(request, tasks, resets, cx.proto);
@@ -104,9 +115,12 @@ impl Session {
                 for slot in self.luns.0.values() {
                     slot.nexus.establish(UnitAttention::NexusLoss);
                 }
-                let until = self.data_patience(cx.now);
+                let (until, left) = (self.data_patience(cx.now), Rc::default());
+                if let Some(membership) = &self.membership {
+                    membership.abort(None, until, &left);
+                }
                 let tasks = self.end_tasks(|_| true, until, cx.proto);
-                self.pend(request, tasks, Rc::default(), cx.proto);
+                self.pend(request, tasks, left, cx.proto);
             }
             TmfFunction::QueryTask | TmfFunction::QueryTaskSet | TmfFunction::QueryAsynchronousEvent => {
                 let Some(unit) = unit else { return respond(cx.proto, TmfResponse::LunDoesNotExist) };
@@ -206,6 +220,29 @@ impl Session {
         end(proto, tag, &unit, transfer_length);
     }
 
+    /// Ends what functions are about that other connections of the session have brought, and says so where FastAbort was agreed on (RFC
+    /// 7143 4.2.3.4 c).
+    pub(super) fn end_for_others(&mut self, proto: &mut Proto) {
+        let Some(membership) = &self.membership else { return };
+        for Abort { unit, until, promise } in membership.mail.take() {
+            let is_meant = |task: &Arc<Unit>| unit.as_ref().is_none_or(|unit| Arc::ptr_eq(task, unit));
+            let affected = self.luns.0.values().filter(|slot| is_meant(&slot.unit)).find_map(|slot| {
+                let mut tasks = self.tasks.iter().flatten();
+                let (tag, _) = tasks.find(|(_, task)| {
+                    super::order::unit_of(task).is_some_and(|on| Arc::ptr_eq(on, &slot.unit))
+                })?;
+                proto.task(*tag).map(|task| task.lun)
+            });
+            if let (Some(lun), TaskReporting::FastAbort) = (affected, self.task_reporting) {
+                proto.send_async(AsyncEvent::TaskTermination { lun });
+            }
+            let tasks = self.end_tasks(is_meant, until, proto);
+            let whose = Whose::Sibling { _promise: promise };
+            self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
+        }
+        self.answer_management(proto);
+    }
+
     /// Gives up on data that does not come.
     pub(super) fn end_cut_off(&mut self, cx: &mut Carrier<'_>) {
         if !std::mem::take(&mut self.management.cut_off) {
@@ -258,8 +295,10 @@ impl Session {
             if !pending.tasks.is_empty() || pending.resets.get() > 0 {
                 return true;
             }
-            proto.tmf_response(pending.initiator_task_tag, TmfResponse::FunctionComplete);
-            *cold_reset |= pending.is_cold_reset;
+            if let Whose::Initiator { initiator_task_tag, is_cold_reset } = pending.whose {
+                proto.tmf_response(initiator_task_tag, TmfResponse::FunctionComplete);
+                *cold_reset |= is_cold_reset;
+            }
             false
         });
         if self.management.logout && !self.is_busy() {
@@ -280,7 +319,8 @@ impl Session {
         debug!(waits_for = tasks.len(), resets = resets.get(), "task management waits");
         let initiator_task_tag = request.initiator_task_tag;
         let is_cold_reset = request.function == TmfFunction::TargetColdReset;
-        self.management.pending.push(Pending { initiator_task_tag, is_cold_reset, tasks, resets });
+        let whose = Whose::Initiator { initiator_task_tag, is_cold_reset };
+        self.management.pending.push(Pending { whose, tasks, resets });
         self.answer_management(proto);
     }
 

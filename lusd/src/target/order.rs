@@ -49,7 +49,7 @@ impl Order {
 }
 
 /// The unit that a task is on; none where that is forgotten.
-fn unit_of(task: &Task) -> Option<&Arc<Unit>> {
+pub(super) fn unit_of(task: &Task) -> Option<&Arc<Unit>> {
     match task {
         Task::Collecting { unit, .. }
         | Task::Hungry { unit, .. }

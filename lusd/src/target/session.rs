@@ -1,4 +1,5 @@
-//! One session's SCSI side: its LUNs, and each of its tasks from the command to its one answer.
+//! One session's SCSI side: its LUNs, and each of its tasks from the command to its one answer. A session of several connections has one
+//! of these for each; what they share is in their [`group`](super::group).
 //!
 //! ```text
 //!   Command ─ plan ─┬─ Reply ──────────────────────────────────────────────► respond
@@ -29,6 +30,7 @@ use tracing::{debug, warn};
 
 use super::answer::{Reply, answer, end, good, put_off, refuse, refuse_gone};
 use super::capacity::Asking;
+use super::group::Membership;
 use super::management::Management;
 use super::order::Order;
 use crate::lun::copy::{PIECE_BYTES, Place};
@@ -78,7 +80,7 @@ pub struct NoAccess;
 /// One LUN of the session.
 pub(super) struct Slot {
     pub(super) unit: Arc<Unit>,
-    pub(super) nexus: NexusLu,
+    pub(super) nexus: Rc<NexusLu>,
     /// The unit's reset generation up to which its tasks were looked at.
     pub(super) resets_seen: u64,
 }
@@ -150,6 +152,8 @@ pub struct Session {
     copies: Vec<(TaskTag, Rc<Cell<bool>>)>,
     /// Tasks that are not SIMPLE.
     pub(super) order: Order,
+    /// Its place among the session's connections.
+    pub(super) membership: Option<Membership>,
     /// How functions that end many tasks do it here.
     pub(super) task_reporting: TaskReporting,
     /// Resets of any unit that were looked at.
@@ -170,7 +174,13 @@ const fn task_management(protocol_level: u8) -> TaskManagementFunctions {
 
 impl Session {
     /// A session that has just logged in.
-    pub fn new(shard: &Shard, initiator: InitiatorPort, target: String, params: &Params) -> Self {
+    pub fn new(
+        shard: &Shard,
+        initiator: InitiatorPort,
+        target: String,
+        params: &Params,
+        membership: Option<Membership>,
+    ) -> Self {
         let port = TargetPort {
             target_name: target,
             portal_group_tag: 0,
@@ -191,12 +201,18 @@ impl Session {
             management: Management::default(),
             copies: Vec::new(),
             order: Order::default(),
+            membership,
             task_reporting: params.task_reporting,
             resets_seen: shard.service.resets(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
         let _ = session.load(shard, true);
         session
+    }
+
+    /// Its place among the session's connections.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
     }
 
     /// True while a command waits for data memory.
@@ -225,11 +241,16 @@ impl Session {
             stays
         });
         for (lun, unit) in wanted {
+            let membership = &self.membership;
             self.luns.0.entry(lun).or_insert_with(|| {
                 changed = true;
-                let nexus =
+                let port =
                     Nexus { initiator: self.initiator.clone(), target_port: self.port.relative_target_port };
-                let nexus = NexusLu::new(&unit.scsi, nexus, Some(UnitAttention::PowerOn));
+                let make = || NexusLu::new(&unit.scsi, port, Some(UnitAttention::PowerOn));
+                let nexus = match membership {
+                    Some(membership) => membership.group.nexus(lun, &unit, make),
+                    None => Rc::new(make()),
+                };
                 let resets_seen = unit.reset_generation();
                 Slot { unit, nexus, resets_seen }
             });
@@ -248,6 +269,9 @@ impl Session {
         if self.resets_seen != resets {
             self.resets_seen = resets;
             self.end_reset(cx.proto);
+        }
+        if self.membership.as_ref().is_some_and(|membership| !membership.mail.is_empty()) {
+            self.end_for_others(cx.proto);
         }
         self.unpark(cx);
         self.feed(cx);
@@ -673,7 +697,7 @@ impl Session {
 
     /// What a command is told that finds its unit gone.
     fn displaced(&self, lun: Lun, unit: &Arc<Unit>) -> CheckCondition {
-        unit.scsi.displaced(self.slot(lun, unit).map(|slot| &slot.nexus))
+        unit.scsi.displaced(self.slot(lun, unit).map(|slot| &*slot.nexus))
     }
 
     /// An operation has ended.

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use lusd_iscsi::LoginStatus;
 use tokio::sync::{Notify, watch};
 
 use super::logins::Logins;
@@ -23,6 +24,25 @@ pub struct Nexus {
     pub isid: [u8; 6],
     /// TargetName, or `None` for a discovery session.
     pub target: Option<String>,
+}
+
+/// A connection's place in its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Target's part of the session identifier.
+    pub tsih: u16,
+    /// Connection identifier.
+    pub cid: u16,
+    /// The shard on which all connections of the session live.
+    pub shard: usize,
+}
+
+/// Who has a nexus.
+#[derive(Debug)]
+struct Place {
+    tsih: u16,
+    shard: usize,
+    members: Vec<(u16, Arc<ConnectionHandle>)>,
 }
 
 /// Why a connection is asked to end.
@@ -89,7 +109,7 @@ pub struct Sessions {
     connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     /// Ended, but with operations under way.
     lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
-    nexuses: Mutex<HashMap<Nexus, Arc<ConnectionHandle>>>,
+    nexuses: Mutex<HashMap<Nexus, Place>>,
     logins: Mutex<Logins>,
 }
 
@@ -134,23 +154,70 @@ impl Sessions {
         lock(&self.logins).portal_of.len()
     }
 
-    /// A target session identifying handle: never 0 (RFC 7143, 11.12.6), and not one of the last 65,534.
+    /// A target session identifying handle: never 0 (RFC 7143, 11.12.6), and not that of a session that is up.
     pub fn next_tsih(&self) -> u16 {
-        (self.next_tsih.fetch_add(1, SeqCst) % u64::from(u16::MAX)) as u16 + 1
+        let nexuses = lock(&self.nexuses);
+        loop {
+            let tsih = (self.next_tsih.fetch_add(1, SeqCst) % u64::from(u16::MAX)) as u16 + 1;
+            // There may be more sessions than handles; then one that is taken is as good as another.
+            if nexuses.len() >= usize::from(u16::MAX) || nexuses.values().all(|place| place.tsih != tsih) {
+                return tsih;
+            }
+        }
+    }
+
+    /// The shard of the session that `nexus` has under `tsih`.
+    ///
+    /// # Errors
+    /// There is no such session, or it is somebody else's.
+    pub fn find(&self, nexus: &Nexus, tsih: u16) -> Result<usize, LoginStatus> {
+        let nexuses = lock(&self.nexuses);
+        match nexuses.get(nexus) {
+            Some(place) if place.tsih == tsih => Ok(place.shard),
+            _ if nexuses.values().any(|place| place.tsih == tsih) => Err(LoginStatus::CannotIncludeInSession),
+            _ => Err(LoginStatus::SessionDoesNotExist),
+        }
+    }
+
+    /// Adds a connection to the session that `nexus` has. One with the same identifier is reset (connection reinstatement, RFC 7143
+    /// 6.3.4): the caller waits until it is gone. `None` if there is no such session any more.
+    pub fn join(
+        &self,
+        nexus: &Nexus,
+        handle: &Arc<ConnectionHandle>,
+        seat: Seat,
+    ) -> Option<Vec<Arc<ConnectionHandle>>> {
+        let mut nexuses = lock(&self.nexuses);
+        let place = nexuses.get_mut(nexus).filter(|place| place.tsih == seat.tsih)?;
+        let before: Vec<_> =
+            place.members.extract_if(.., |(cid, _)| *cid == seat.cid).map(|(_, handle)| handle).collect();
+        place.members.push((seat.cid, handle.clone()));
+        for older in &before {
+            older.ask(Stop::Reset);
+        }
+        Some(before)
     }
 
     /// Takes `nexus` over for `handle`. A session that has it now is reset. The caller waits for all that are returned, with
     /// [`ConnectionHandle::gone`], before it lets the new session start: that one, and those that the same initiator has left behind.
-    pub fn take(&self, nexus: Nexus, handle: &Arc<ConnectionHandle>) -> Vec<Arc<ConnectionHandle>> {
+    pub fn take(
+        &self,
+        nexus: Nexus,
+        handle: &Arc<ConnectionHandle>,
+        seat: Seat,
+    ) -> Vec<Arc<ConnectionHandle>> {
         let same = |other: &Nexus| other.initiator == nexus.initiator && other.target == nexus.target;
         let mut before: Vec<_> = lock(&self.lingering)
             .values()
             .filter(|(other, _)| same(other))
             .map(|(_, handle)| handle.clone())
             .collect();
-        if let Some(holder) = lock(&self.nexuses).insert(nexus, handle.clone()) {
-            holder.ask(Stop::Reset);
-            before.push(holder);
+        let place = Place { tsih: seat.tsih, shard: seat.shard, members: vec![(seat.cid, handle.clone())] };
+        if let Some(older) = lock(&self.nexuses).insert(nexus, place) {
+            for (_, holder) in older.members {
+                holder.ask(Stop::Reset);
+                before.push(holder);
+            }
         }
         before
     }
@@ -185,8 +252,11 @@ impl Sessions {
         lock(&self.lingering).remove(&handle.id);
         if let Some(nexus) = nexus {
             let mut nexuses = lock(&self.nexuses);
-            if nexuses.get(nexus).is_some_and(|holder| holder.id == handle.id) {
-                nexuses.remove(nexus);
+            if let Some(place) = nexuses.get_mut(nexus) {
+                place.members.retain(|(_, member)| member.id != handle.id);
+                if place.members.is_empty() {
+                    nexuses.remove(nexus);
+                }
             }
         }
         handle.gone.send_replace(true);
@@ -216,10 +286,10 @@ impl Sessions {
 
     /// Asks every session with `target` to end in order.
     pub fn close_target(&self, target: &str) {
-        for (nexus, handle) in lock(&self.nexuses).iter() {
-            if nexus.target.as_deref() == Some(target) {
-                handle.ask(Stop::Close);
-            }
+        let nexuses = lock(&self.nexuses);
+        let places = nexuses.iter().filter(|(nexus, _)| nexus.target.as_deref() == Some(target));
+        for (_, handle) in places.flat_map(|(_, place)| &place.members) {
+            handle.ask(Stop::Close);
         }
     }
 
@@ -244,32 +314,59 @@ mod tests {
         Nexus { initiator: "iqn.a:i".into(), isid: [0, 0, 0, 0, 0, isid], target: Some("iqn.a:t".into()) }
     }
 
+    const SEAT: Seat = Seat { tsih: 1, cid: 0, shard: 0 };
+
+    #[test]
+    fn connections_join_the_session_that_they_name() {
+        let sessions = Sessions::default();
+        let [first, second, third] = [(); 3].map(|()| sessions.enter(Arc::default()));
+        sessions.take(nexus(1), &first, Seat { shard: 3, ..SEAT });
+        assert_eq!(sessions.find(&nexus(1), 1), Ok(3));
+        assert_eq!(sessions.find(&nexus(1), 2), Err(LoginStatus::SessionDoesNotExist));
+        assert_eq!(sessions.find(&nexus(2), 1), Err(LoginStatus::CannotIncludeInSession));
+        assert!(sessions.join(&nexus(1), &second, Seat { tsih: 2, ..SEAT }).is_none());
+        assert!(sessions.join(&nexus(1), &second, Seat { cid: 1, ..SEAT }).unwrap().is_empty());
+        // The same connection again.
+        let before = sessions.join(&nexus(1), &third, Seat { cid: 1, ..SEAT }).unwrap();
+        assert_eq!((before[0].id, second.stop(), first.stop()), (second.id, Stop::Reset, Stop::No));
+        sessions.leave(&second, Some(&nexus(1)));
+        sessions.leave(&first, Some(&nexus(1)));
+        assert_eq!(sessions.find(&nexus(1), 1), Ok(3), "one is left");
+        // A new session ends all connections of the old one.
+        let new = sessions.enter(Arc::default());
+        assert_eq!(sessions.take(nexus(1), &new, Seat { tsih: 5, ..SEAT })[0].id, third.id);
+        sessions.leave(&third, Some(&nexus(1)));
+        assert_eq!(sessions.find(&nexus(1), 5), Ok(0));
+        sessions.leave(&new, Some(&nexus(1)));
+        assert!(sessions.find(&nexus(1), 5).is_err());
+    }
+
     #[tokio::test]
     async fn a_newer_login_waits_for_the_older_one() {
         let sessions = Sessions::default();
         let old = sessions.enter(Arc::default());
         let new = sessions.enter(Arc::default());
-        assert!(sessions.take(nexus(1), &old).is_empty());
-        assert!(sessions.take(nexus(2), &new).is_empty(), "another ISID is another nexus");
-        let [before] = &sessions.take(nexus(1), &new)[..] else { panic!("reinstatement") };
+        assert!(sessions.take(nexus(1), &old, SEAT).is_empty());
+        assert!(sessions.take(nexus(2), &new, SEAT).is_empty(), "another ISID is another nexus");
+        let [before] = &sessions.take(nexus(1), &new, SEAT)[..] else { panic!("reinstatement") };
         assert_eq!((before.id, before.stop()), (old.id, Stop::Reset));
         sessions.leave(&old, Some(&nexus(1)));
         before.gone().await;
         let third = sessions.enter(Arc::default());
-        assert_eq!(sessions.take(nexus(1), &third)[0].id, new.id, "the newer one still holds it");
+        assert_eq!(sessions.take(nexus(1), &third, SEAT)[0].id, new.id, "the newer one still holds it");
     }
 
     #[tokio::test]
     async fn a_login_with_another_isid_waits_for_what_was_left_behind() {
         let sessions = Sessions::default();
         let (old, new) = (sessions.enter(Arc::default()), sessions.enter(Arc::default()));
-        sessions.take(nexus(1), &old);
+        sessions.take(nexus(1), &old, SEAT);
         sessions.linger(&old, &nexus(1));
-        let [before] = &sessions.take(nexus(2), &new)[..] else { panic!("the old one lingers") };
+        let [before] = &sessions.take(nexus(2), &new, SEAT)[..] else { panic!("the old one lingers") };
         assert_eq!(before.id, old.id);
         sessions.leave(&old, Some(&nexus(1)));
         before.gone().await;
-        assert!(sessions.take(nexus(3), &new).is_empty());
+        assert!(sessions.take(nexus(3), &new, SEAT).is_empty());
     }
 
     #[tokio::test]

@@ -231,6 +231,9 @@ pub(crate) struct Initiator {
     stream: TcpStream,
     received: Vec<u8>,
     pub isid: [u8; 6],
+    /// 0: a new session.
+    pub tsih: u16,
+    pub cid: u16,
     pub cmd_sn: u32,
     exp_stat_sn: Option<u32>,
     max_cmd_sn: u32,
@@ -263,6 +266,8 @@ impl Initiator {
             stream,
             received: Vec::new(),
             isid: [0x80, 0, 0, 0, high, low],
+            tsih: 0,
+            cid: 0,
             cmd_sn: 0x1000,
             exp_stat_sn: None,
             max_cmd_sn: 0,
@@ -418,7 +423,12 @@ impl Initiator {
     }
 
     fn send_login_with(&mut self, flags: u8, text: &str) {
-        let pdu = Pdu::new(0x43, flags).put(8, &self.isid).put_u32(24, self.cmd_sn).with(text.as_bytes());
+        let pdu = Pdu::new(0x43, flags)
+            .put(8, &self.isid)
+            .put(14, &self.tsih.to_be_bytes())
+            .put(20, &self.cid.to_be_bytes())
+            .put_u32(24, self.cmd_sn)
+            .with(text.as_bytes());
         self.send(&pdu);
     }
 
@@ -430,6 +440,7 @@ impl Initiator {
         }
         assert_eq!(answer.bhs[1], 0x80 | 1 << 2 | 3, "the login is done with one request");
         assert_ne!(answer.bhs[14..16], [0, 0], "TSIH");
+        self.tsih = u16::from_be_bytes([answer.bhs[14], answer.bhs[15]]);
         let text = answer.text();
         if let Some(value) = text.iter().find_map(|pair| pair.strip_prefix("MaxBurstLength=")) {
             // In a discovery session it is Irrelevant.

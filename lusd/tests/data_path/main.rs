@@ -6,6 +6,7 @@
 mod atomic;
 mod authentication;
 mod capacity;
+mod connections;
 mod copy;
 mod data;
 mod discovery;

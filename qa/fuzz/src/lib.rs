@@ -251,6 +251,7 @@ impl Gateway {
                 }
                 self.conn.logout_complete();
             }
+            Event::LogoutOther { .. } => self.conn.logout_other_complete(choice & 1 == 1),
             Event::Closed(_) => self.closed = true,
         }
     }

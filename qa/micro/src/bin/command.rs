@@ -285,7 +285,7 @@ impl Rig {
                 Event::LoggedIn(_) => {
                     let host = InitiatorPort { name: HOST.to_owned(), isid: [0; 6] };
                     let params = lusd_iscsi::Params::default();
-                    self.session = Some(Session::new(&self.shard, host, TARGET.to_owned(), &params));
+                    self.session = Some(Session::new(&self.shard, host, TARGET.to_owned(), &params, None));
                 }
                 Event::Command(command) => {
                     let session = self.session.as_mut().expect("logged in");

@@ -1,0 +1,221 @@
+//! Sessions of several connections, over real sockets and on two shards: half of the connections have to be handed over.
+
+use std::sync::Arc;
+
+use lusd::lun::unit::Unit;
+
+use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits_with, until};
+use crate::initiator::{Command, Gone, Initiator, Pdu, pattern, tmf};
+
+const TOO_MANY: (u8, u8) = (2, 6);
+const CANNOT_INCLUDE: (u8, u8) = (2, 8);
+const NO_SESSION: (u8, u8) = (2, 10);
+const COMPLETE: u8 = 0;
+
+fn start() -> (Gateway, Arc<Unit>) {
+    Gateway::with_ram(limits_with(|iscsi| iscsi.max_connections = 3), 2)
+}
+
+fn leading(gateway: &Gateway) -> Initiator {
+    gateway.session_of(HOST, "MaxConnections=16\0TaskReporting=FastAbort\0")
+}
+
+/// Another connection of the session that `of` is of.
+fn join(gateway: &Gateway, of: &Initiator, cid: u16) -> Result<Initiator, (u8, u8)> {
+    let mut other = gateway.connect();
+    (other.isid, other.tsih, other.cid, other.cmd_sn) = (of.isid, of.tsih, cid, of.cmd_sn);
+    other.login(HOST, TARGET, "")?;
+    assert_eq!(other.tsih, of.tsih);
+    Ok(other)
+}
+
+/// A command takes the next number of the session.
+fn run(session: &mut [&mut Initiator], on: usize, command: &Command) -> crate::initiator::Answer {
+    let cmd_sn = session[on].cmd_sn;
+    for connection in session.iter_mut() {
+        connection.cmd_sn = cmd_sn + 1;
+    }
+    session[on].cmd_sn = cmd_sn;
+    session[on].run(command)
+}
+
+#[test]
+fn commands_by_three_connections() {
+    let (gateway, _) = start();
+    // Whichever shard the leading connection lives on.
+    for _ in 0..2 {
+        let mut a = leading(&gateway);
+        let (mut b, mut c) = (join(&gateway, &a, 1).unwrap(), join(&gateway, &a, 2).unwrap());
+        assert_eq!(join(&gateway, &a, 3).err(), Some(TOO_MANY));
+        let mut session = [&mut a, &mut b, &mut c];
+        for i in 0..30_u32 {
+            let (write, read) = (i as usize % 3, (i as usize + 1) % 3);
+            // No unit attention: it is one nexus.
+            run(&mut session, write, &Command::write(i * 8, &pattern(i, 4096))).good();
+            assert!(run(&mut session, read, &Command::read(i * 8, 8)).good().data == pattern(i, 4096));
+        }
+        gateway.connect();
+    }
+    gateway.memory_is_back();
+}
+
+#[test]
+fn a_command_waits_for_the_one_before_it_on_another_connection() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let start = a.cmd_sn;
+    b.cmd_sn = start + 1;
+    let second = b.submit(&Command::write(0, &pattern(2, 4096)).all_immediate());
+    let third = b.submit(&Command::read(0, 8));
+    let mut other = gateway.session_of(OTHER_HOST, "");
+    for _ in 0..20 {
+        assert!(other.run(&Command::read(0, 8)).good().data == [0; 4096], "it is not carried out");
+    }
+    let first = a.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    a.answer(first).good();
+    b.answer(second).good();
+    assert!(b.answer(third).good().data == pattern(2, 4096));
+}
+
+#[test]
+fn the_end_of_one_connection_ends_its_tasks_only() {
+    let (gateway, unit) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    let stays = a.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    a.quiet();
+    b.cmd_sn = a.cmd_sn;
+    b.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+    b.quiet();
+    a.cmd_sn = b.cmd_sn;
+    drop(b);
+    until("it is gone", || gateway.service.sessions.connections() == 1);
+    drop(barrier);
+    gateway.service.sessions.wake_all();
+    a.answer(stays).good();
+    assert!(a.run(&Command::read(0, 8)).good().data == pattern(1, 4096));
+    assert!(a.run(&Command::read(8, 8)).good().data == [0; 4096]);
+    // The identifier is free again; so is that of the leading connection, once it has ended.
+    let mut b = join(&gateway, &a, 1).unwrap();
+    drop(a);
+    until("it is gone", || gateway.service.sessions.connections() == 1);
+    b.run(&Command::read(0, 8)).good();
+    let mut a = join(&gateway, &b, 0).unwrap();
+    a.run(&Command::test_unit_ready()).good();
+}
+
+#[test]
+fn logins_that_lead_nowhere() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut wrong = gateway.connect();
+    (wrong.isid, wrong.tsih) = (a.isid, a.tsih.wrapping_add(1000) | 1);
+    assert_eq!(wrong.login(HOST, TARGET, "").err(), Some(NO_SESSION));
+    let mut wrong = gateway.connect();
+    (wrong.isid, wrong.tsih) = (a.isid, a.tsih);
+    assert_eq!(wrong.login(OTHER_HOST, TARGET, "").err(), Some(CANNOT_INCLUDE));
+    let mut wrong = gateway.connect();
+    (wrong.isid, wrong.tsih) = ([9; 6], a.tsih);
+    assert_eq!(wrong.login(HOST, TARGET, "").err(), Some(CANNOT_INCLUDE));
+    let mut wrong = gateway.connect();
+    wrong.tsih = 7;
+    assert_eq!(wrong.login(HOST, "", "").err(), Some(NO_SESSION), "discovery");
+    // By default a session has one connection.
+    let (single, _) = Gateway::with_ram(crate::gateway::limits(), 2);
+    let alone = leading(&single);
+    assert_eq!(join(&single, &alone, 1).err(), Some(TOO_MANY));
+    a.run(&Command::test_unit_ready()).good();
+}
+
+#[test]
+fn the_same_connection_again_takes_its_place() {
+    for connections in [1, 3] {
+        let limits = limits_with(|iscsi| iscsi.max_connections = connections);
+        let (gateway, _) = Gateway::with_ram(limits, 2);
+        let mut a = leading(&gateway);
+        a.answers_r2t = false;
+        a.submit(&Command::write(0, &pattern(1, 4096)));
+        a.ping();
+        let mut again = join(&gateway, &a, 0).unwrap();
+        assert_eq!(a.end(), Gone::Reset);
+        assert_eq!(gateway.service.memory.used(), 0);
+        // The session goes on: no unit attention, and its numbers.
+        assert!(again.run(&Command::read(0, 8)).good().data == [0; 4096]);
+    }
+}
+
+#[test]
+fn a_new_session_ends_all_connections_of_the_old_one() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let mut new = gateway.connect();
+    new.isid = a.isid;
+    new.login(HOST, TARGET, "").unwrap();
+    assert_eq!((a.end(), b.end()), (Gone::Reset, Gone::Reset));
+    new.clear_attentions(0);
+    assert_eq!(gateway.service.sessions.connections(), 1);
+}
+
+fn logout(connection: &mut Initiator, reason: u8, cid: u16) -> u8 {
+    let tag = connection.tag();
+    let pdu = Pdu::new(0x46, 0x80 | reason)
+        .put_u32(16, tag)
+        .put(20, &cid.to_be_bytes())
+        .put_u32(24, connection.cmd_sn);
+    connection.send(&pdu);
+    let answer = connection.other(crate::initiator::op::LOGOUT_RESPONSE);
+    assert_eq!(answer.tag(), tag);
+    answer.bhs[2]
+}
+
+#[test]
+fn logouts_of_other_connections_and_of_all() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    assert_eq!(logout(&mut a, 1, 9), 1, "there is none of this identifier");
+    assert_eq!(logout(&mut a, 2, 1), 2, "no recovery at level 0");
+    assert_eq!(logout(&mut a, 1, 1), 0);
+    assert_eq!(b.end(), Gone::Closed);
+    a.run(&Command::test_unit_ready()).good();
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let mut c = join(&gateway, &a, 2).unwrap();
+    // Its own connection, then the session.
+    assert_eq!(logout(&mut c, 1, 2), 0);
+    assert_eq!(c.end(), Gone::Closed);
+    assert_eq!(logout(&mut b, 0, 0), 0);
+    assert_eq!((a.end(), b.end()), (Gone::Closed, Gone::Closed));
+    until("all are gone", || gateway.service.sessions.connections() == 0);
+}
+
+/// A function is about the tasks of all connections of its session.
+#[test]
+fn an_abort_task_set_reaches_the_other_connections() {
+    for function in [tmf::ABORT_TASK_SET, tmf::LOGICAL_UNIT_RESET] {
+        let (gateway, unit) = start();
+        let mut a = leading(&gateway);
+        let mut b = join(&gateway, &a, 1).unwrap();
+        let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+        b.submit(&Command::write(8, &pattern(2, 4096)).all_immediate());
+        b.quiet();
+        b.answers_r2t = false;
+        b.submit(&Command::write(16, &pattern(3, 4096)));
+        b.ping();
+        a.cmd_sn = b.cmd_sn;
+        let tag = a.submit_tmf(function, 0, u32::MAX);
+        // FastAbort: the other connection is told.
+        assert_eq!(b.other(crate::initiator::op::ASYNC_MESSAGE).bhs[36], 5);
+        drop(barrier);
+        gateway.service.sessions.wake_all();
+        assert_eq!(a.tmf_answer(tag), COMPLETE);
+        gateway.memory_is_back();
+        b.quiet();
+        a.clear_attentions(0);
+        for lba in [8, 16] {
+            assert!(a.run(&Command::read(lba, 8)).good().data == [0; 4096]);
+        }
+    }
+}
