@@ -217,8 +217,7 @@ fn with_tas_the_tasks_of_others_are_answered() {
                 (TASK_ABORTED, &[][..], &[][..])
             );
         }
-        // Its data is asked for already; its answer follows.
-        other.answer_r2t(&theirs);
+        // Its data is asked for already; of another session it is not waited for (RFC 7143 4.2.3.3 a).
         assert_eq!(other.answer(theirs.tag()).status, TASK_ABORTED);
         host.quiet();
         // What a reset is told by is told all the same; COMMANDS CLEARED is not, for the answers have said it (SAM-5 5.6).
