@@ -81,6 +81,8 @@ pub struct Membership {
     pub group: Rc<Group>,
     pub(super) mail: Rc<Mail>,
     handle: Arc<ConnectionHandle>,
+    /// The nexuses as they were when it came in: the connection that has them may end before this one looks at its LUNs.
+    inherited: RefCell<Vec<Rc<NexusLu>>>,
 }
 
 impl Group {
@@ -94,7 +96,8 @@ impl Group {
         let mail = Rc::<Mail>::default();
         let member = Member { cid, handle: handle.clone(), mail: mail.clone() };
         self.members.borrow_mut().push(member);
-        Membership { group: self.clone(), mail, handle: handle.clone() }
+        let inherited = self.nexuses.borrow().values().filter_map(|(_, nexus)| nexus.upgrade()).collect();
+        Membership { group: self.clone(), mail, handle: handle.clone(), inherited: RefCell::new(inherited) }
     }
 
     /// Whether one more connection may come, with this identifier; one that has it already gives way.
@@ -116,6 +119,11 @@ impl Group {
 }
 
 impl Membership {
+    /// The connection has its LUNs.
+    pub(super) fn has_luns(&self) {
+        self.inherited.take();
+    }
+
     /// The other connections; with `cid`: that one.
     pub fn others(&self, cid: Option<u16>) -> Vec<Arc<ConnectionHandle>> {
         let members = self.group.members.borrow();

@@ -207,6 +207,9 @@ impl Session {
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
         let _ = session.load(shard, true);
+        if let Some(membership) = &session.membership {
+            membership.has_luns();
+        }
         session
     }
 

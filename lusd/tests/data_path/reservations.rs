@@ -1,5 +1,6 @@
 //! Reservations between two hosts: what conflicts, what they are told, and what becomes of what was under way.
 
+use lusd::lun::gate::{Refused, Verdict};
 use lusd_scsi::AccessState;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
@@ -102,6 +103,10 @@ fn a_reservation_is_answered_when_what_was_under_way_has_ended() {
     let permit = unit.gate.enter(1).unwrap();
     let reserve = host.submit(&out(RESERVE, WRITE_EXCLUSIVE, 1, 0));
     host.stays_quiet();
+    until("the gate is held", || match unit.gate.enter(1) {
+        Ok(permit) => unit.gate.leave(permit) == Verdict::Revoked,
+        Err(refused) => refused == Refused::Held,
+    });
     // What comes meanwhile waits, and is not let in afterwards; what reads is.
     let late = other.submit(&write(0));
     let read = other.submit(&Command::read(0, 8));

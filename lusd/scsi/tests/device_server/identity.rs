@@ -175,7 +175,11 @@ fn provisioning_and_characteristics() {
     for (write_cache, v_sup) in [(false, 0), (true, 1)] {
         let bed = Bed::with(LogicalUnitConfig { write_cache, ..config() });
         let page = bed.data(&vpd(0x86));
-        assert_eq!((page.len(), page[4], page[5], page[6]), (64, 0, 1, v_sup));
+        assert_eq!(
+            (page.len(), page[4], page[5], page[6]),
+            (64, 0, 7, v_sup),
+            "SIMPLE, ORDERED, HEAD OF QUEUE"
+        );
         assert!(page[7..].iter().all(|byte| *byte == 0));
     }
 }
