@@ -52,7 +52,6 @@ fn main() -> anyhow::Result<()> {
         group_tag: 1,
         targets: [(TARGET.to_owned(), target)].into(),
         portals: vec![Portal { address, group_tag: 1 }],
-        ..Default::default()
     });
     let handles =
         (0..shards).map(|i| ShardHandle::start(i, service.clone())).collect::<Result<Vec<_>, _>>()?;

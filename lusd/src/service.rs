@@ -107,7 +107,8 @@ impl Service {
         self.view.load_full()
     }
 
-    /// The generation of the current view: one load, for the start of each round of a connection.
+    /// A number that changes whenever sessions are to look again at what they see: one load, for the start of each round of a
+    /// connection. To be read before the view is.
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
@@ -164,12 +165,15 @@ impl Service {
         self.completions.iter().map(|shard| shard.0.load(Relaxed)).fold(0, u64::wrapping_add)
     }
 
-    /// Replaces the view and wakes every connection. Its generation is set here.
-    pub fn publish(&self, mut view: View) {
-        view.generation = self.generation() + 1;
-        let generation = view.generation;
+    /// Replaces the view and wakes every connection.
+    pub fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
-        self.generation.store(generation, SeqCst);
+        self.note_change();
+    }
+
+    /// Something that initiators see of a unit has changed, or the view has: every connection is woken to look.
+    pub fn note_change(&self) {
+        self.generation.fetch_add(1, SeqCst);
         self.sessions.wake_all();
     }
 }

@@ -367,7 +367,8 @@ impl Connection {
         if self.phase != Phase::FullFeature || self.session_type == SessionType::Discovery {
             return;
         }
-        let (wait, retain) = (self.params.default_time_2_wait_s, self.params.default_time_2_retain_s);
+        // At error recovery level 0 no task outlives its connection: there is nothing to retain.
+        let (wait, retain) = (self.params.default_time_2_wait_s, 0);
         let (event, lun, parameters, sense) = match event {
             AsyncEvent::Scsi { lun, sense } => (AsyncCode::ScsiEvent, lun, [0; 3], sense),
             AsyncEvent::LogoutRequest { within_s } => {
@@ -560,6 +561,9 @@ impl Connection {
             return;
         }
         tracing::debug!(%reason, "connection ends");
+        if reason.is_told() {
+            self.send_async(AsyncEvent::ConnectionDrop);
+        }
         self.phase = Phase::Closed;
         self.wait = Wait::Nothing;
         self.current = Current::Ignored;

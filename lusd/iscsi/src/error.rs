@@ -269,6 +269,13 @@ impl IscsiCondition {
     }
 }
 
+impl CloseReason {
+    /// True if the initiator cannot know it otherwise: it is told that its connection is dropped (RFC 7143 11.9.1).
+    pub(crate) const fn is_told(self) -> bool {
+        matches!(self, Self::DataOutTimeout | Self::LogoutTimeout)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

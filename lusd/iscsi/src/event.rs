@@ -272,14 +272,15 @@ pub enum AsyncEvent<'a> {
         /// Sense data, at most [`crate::SENSE_LEN_MAX`] bytes.
         sense: &'a [u8],
     },
-    /// Please log out within so many seconds. Commands are still taken; past that time plus a second the connection is closed.
+    /// Please log out within so many seconds. Commands are still taken; past that time plus a second the connection is dropped, and said
+    /// to be.
     LogoutRequest {
         /// Seconds.
         within_s: u16,
     },
-    /// This connection will be dropped.
+    /// This connection will be dropped. Time2Wait is the session's; nothing is retained.
     ConnectionDrop,
-    /// All connections of the session will be dropped.
+    /// All connections of the session will be dropped. The rest as for `ConnectionDrop`.
     SessionDrop,
     /// Please negotiate the parameters again, within so many seconds.
     NegotiationRequest {

@@ -564,9 +564,10 @@ fn asynchronous_messages() {
     assert_eq!((message.event, message.lun), (AsyncCode::ScsiEvent, 1 << 48));
     assert_eq!(pdu.data, [&[0, 18][..], &[0x70; 18]].concat());
     peer.conn.send_async(AsyncEvent::ConnectionDrop);
-    assert_eq!(async_message(&mut peer).parameters, [0, 5, 20]);
+    assert_eq!(async_message(&mut peer).parameters, [0, 5, 0]);
     peer.conn.send_async(AsyncEvent::SessionDrop);
-    assert_eq!(async_message(&mut peer).event, AsyncCode::SessionDrop);
+    let message = async_message(&mut peer);
+    assert_eq!((message.event, message.parameters), (AsyncCode::SessionDrop, [0, 5, 0]));
     peer.conn.send_async(AsyncEvent::TaskTermination { lun: 7 });
     assert_eq!(async_message(&mut peer).lun, 7);
     peer.conn.send_async(AsyncEvent::NegotiationRequest { within_s: 3 });
@@ -582,6 +583,9 @@ fn asynchronous_messages() {
     peer.no_event();
     peer.pass(secs(1));
     assert!(matches!(peer.event(), Event::Closed(CloseReason::LogoutTimeout)));
+    // The connection is dropped, and said to be (RFC 7143 11.9.1, event 1).
+    let message = AsyncMessage::parse(&peer.pdus().pop().expect("a message").bhs).unwrap();
+    assert_eq!((message.event, message.parameters), (AsyncCode::ConnectionDrop, [0, 5, 0]));
     // Discovery sessions are told nothing.
     let mut peer = Peer::discovery(Config::default());
     peer.conn.send_async(AsyncEvent::LogoutRequest { within_s: 0 });

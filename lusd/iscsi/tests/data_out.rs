@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Peer, pattern, unsolicited};
 use lusd_iscsi::bhs::Opcode;
-use lusd_iscsi::pdu::{DataOut as DataOutPdu, Reject, RejectReason, ScsiCommand};
+use lusd_iscsi::pdu::{AsyncCode, AsyncMessage, DataOut as DataOutPdu, Reject, RejectReason, ScsiCommand};
 use lusd_iscsi::{CloseReason, Config, DataOut, Event, IscsiCondition, Response, Serial, TaskTag};
 
 const UNASKED: &str = "InitialR2T=No\0FirstBurstLength=8192\0MaxBurstLength=16384\0";
@@ -394,8 +394,9 @@ fn a_write_without_progress_ends_the_connection() {
         peer.send(nop.to_bhs(), &[]);
     }
     assert!(matches!(peer.event(), Event::Closed(CloseReason::DataOutTimeout)));
-    // The task is the daemon's to end, and says nothing any more.
-    peer.pdus();
+    // Of the connection's end the initiator hears. The task is the daemon's to end, and says nothing any more.
+    let last = peer.pdus().pop().map(|pdu| AsyncMessage::parse(&pdu.bhs).map(|message| message.event));
+    assert_eq!(last, Some(Ok(AsyncCode::ConnectionDrop)));
     peer.good(tag);
     peer.no_pdu();
     peer.no_event();

@@ -231,12 +231,14 @@ impl LogicalUnit {
         self.capacity_bytes() >> self.block_size.shift()
     }
 
-    /// Takes a new size over while hosts go on; a difference is told to every nexus.
-    pub fn set_capacity_bytes(&self, capacity_bytes: u64) {
+    /// Takes a new size over while hosts go on; a difference, which it says there is, is told to every nexus.
+    pub fn set_capacity_bytes(&self, capacity_bytes: u64) -> bool {
         let capacity_bytes = whole_blocks(capacity_bytes, self.block_size);
-        if self.capacity_bytes.swap(capacity_bytes, Ordering::AcqRel) != capacity_bytes {
+        let differs = self.capacity_bytes.swap(capacity_bytes, Ordering::AcqRel) != capacity_bytes;
+        if differs {
             self.raise(UnitAttention::CapacityDataHasChanged, None);
         }
+        differs
     }
 
     /// Whether commands run here.

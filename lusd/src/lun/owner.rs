@@ -347,8 +347,30 @@ impl Task {
         {
             return other;
         }
-        unit.scsi.set_capacity_bytes(geometry.size);
+        self.resize(&unit, geometry.size);
         unit
+    }
+
+    /// Takes a new size over; hosts hear of it.
+    fn resize(&self, unit: &Unit, size: u64) {
+        if unit.scsi.set_capacity_bytes(size) {
+            self.shared.service.note_change();
+        }
+    }
+
+    /// A volatile unit may have another size in the map: its memory is moved while nothing is inside the gate.
+    async fn resize_volatile(&self, unit: &Unit, now: &Lu) {
+        let Some(size) = now.backend.size_bytes().filter(|size| *size != unit.scsi.capacity_bytes()) else {
+            return;
+        };
+        let Some(_barrier) = unit.gate.barrier().await else { return };
+        // What waits at the gate looks at the capacity again before it enters.
+        self.resize(unit, size);
+        unit.exchange_backend(|backend| match backend {
+            Backend::Ram(store) => Some(Backend::Ram(store.resized(size))),
+            Backend::Null | Backend::Rbd(_) => None,
+        });
+        info!(size, "resized");
     }
 
     /// Until the map wants something else, looks at the size when a host asks for it, and now and then.
@@ -488,10 +510,10 @@ impl Task {
                     if changed.is_err() || wanted.gone || !wanted.here {
                         return End::LetGo;
                     }
-                    resize_volatile(unit, &wanted.lu).await;
+                    self.resize_volatile(unit, &wanted.lu).await;
                 }
                 updated = updated(&mut updates) => {
-                    unit.scsi.set_capacity_bytes(updated);
+                    self.resize(unit, updated);
                     ask = true;
                 }
                 _ = client.changed() => ask = true,
@@ -672,21 +694,6 @@ async fn close(image: Image) {
         Ok(Err(error)) => debug!(%error, "closing the image"),
         Err(_) => warn!("the image takes long to close"),
     }
-}
-
-/// A volatile unit may have another size in the map: its memory is moved while nothing is inside the gate.
-async fn resize_volatile(unit: &Unit, now: &Lu) {
-    let Some(size) = now.backend.size_bytes().filter(|size| *size != unit.scsi.capacity_bytes()) else {
-        return;
-    };
-    let Some(_barrier) = unit.gate.barrier().await else { return };
-    // What waits at the gate looks at the capacity again before it enters.
-    unit.scsi.set_capacity_bytes(size);
-    unit.exchange_backend(|backend| match backend {
-        Backend::Ram(store) => Some(Backend::Ram(store.resized(size))),
-        Backend::Null | Backend::Rbd(_) => None,
-    });
-    info!(size, "resized");
 }
 
 /// The owners of many LUs do not all ask in the same moment.

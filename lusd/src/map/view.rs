@@ -44,12 +44,7 @@ impl Viewer {
 
     /// The whole view.
     pub fn view(&self, map: &LusMap, own: &Own) -> View {
-        View {
-            generation: 0, // set when it is published
-            group_tag: own.group_tag,
-            targets: self.targets.clone(),
-            portals: portals(map, own),
-        }
+        View { group_tag: own.group_tag, targets: self.targets.clone(), portals: portals(map, own) }
     }
 }
 

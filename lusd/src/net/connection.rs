@@ -78,7 +78,7 @@ pub async fn serve(shard: &Rc<Shard>, accepted: Accepted) {
             return connection.hand_over(shard);
         }
         match &end {
-            End::Eof | End::Asked => info!(reason = %end, "connection ended"),
+            End::Eof | End::Asked | End::LoggedOut => info!(reason = %end, "connection ended"),
             // There may be thousands; what lets them go says so.
             End::Evicted | End::Elsewhere(_) => debug!(reason = %end, "connection ended"),
             End::Protocol(CloseReason::Logout) => info!(reason = %end, "connection ended"),
@@ -203,6 +203,7 @@ impl Connection {
         match self.handle.stop() {
             Stop::No => {}
             Stop::Logout => self.ask_for_logout(),
+            Stop::LoggedOut => return Err(End::LoggedOut),
             Stop::Close => return Err(End::Asked),
             Stop::Evict => return Err(End::Evicted),
             Stop::Reset => {
@@ -213,7 +214,7 @@ impl Connection {
         }
         if let Some(session) = &mut self.session {
             self.proto.set_window_closed(self.memory.daemon().is_tight());
-            session.refresh(&self.shard).map_err(|_| End::Asked)?;
+            session.refresh(&self.shard, &mut self.proto).map_err(|_| End::Asked)?;
             session.resume(&mut carrier!(self, now));
         }
         self.outcomes()?;

@@ -16,6 +16,18 @@ use crate::lun::unit::Unit;
 /// By LUN: the unit that stands there, and the nexus with it, which the connections keep: it is lost with the last of them.
 type Nexuses = BTreeMap<Lun, (Arc<Unit>, Weak<NexusLu>)>;
 
+/// By LUN: the unit that stands there, and its size in bytes.
+type Seen = BTreeMap<Lun, (Arc<Unit>, u64)>;
+
+/// What of a session's LUNs is other than when one of its connections looked last.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Other units, or under other numbers.
+    pub(super) inventory: bool,
+    /// Units of another size than before.
+    pub(super) resized: Vec<Lun>,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Group {
@@ -24,6 +36,8 @@ pub struct Group {
     members: RefCell<Vec<Member>>,
     /// The nexus with each unit: one for all connections.
     nexuses: RefCell<Nexuses>,
+    /// What the session has been shown.
+    seen: RefCell<Option<Seen>>,
 }
 
 #[derive(Debug)]
@@ -88,7 +102,12 @@ pub struct Membership {
 impl Group {
     /// A session that has just logged in, with no connection yet.
     pub fn new(session: SessionHandle) -> Rc<Self> {
-        Rc::new(Self { session, members: RefCell::default(), nexuses: RefCell::default() })
+        Rc::new(Self {
+            session,
+            members: RefCell::default(),
+            nexuses: RefCell::default(),
+            seen: RefCell::default(),
+        })
     }
 
     /// A connection comes in.
@@ -104,6 +123,31 @@ impl Group {
     pub fn has_room_for(&self, cid: u16) -> bool {
         let others = self.members.borrow().iter().filter(|member| member.cid != cid).count();
         others < usize::from(self.session.params().max_connections)
+    }
+
+    /// What the session sees now. Of its connections the first that looks has the news, and tells.
+    pub(super) fn news<'a>(&self, luns: impl Iterator<Item = (Lun, &'a Arc<Unit>)>) -> News {
+        let now: Seen = luns.map(|(lun, unit)| (lun, (unit.clone(), unit.scsi.capacity_bytes()))).collect();
+        let mut news = News::default();
+        let mut seen = self.seen.borrow_mut();
+        if let Some(before) = &*seen {
+            news.inventory = before.keys().any(|lun| !now.contains_key(lun));
+            for (lun, (unit, size)) in &now {
+                match before.get(lun) {
+                    Some((held, _)) if !Arc::ptr_eq(held, unit) => news.inventory = true,
+                    None => news.inventory = true,
+                    Some((_, before)) if before != size => news.resized.push(*lun),
+                    Some(_) => {}
+                }
+            }
+        }
+        *seen = Some(now);
+        news
+    }
+
+    /// Whether it has been shown anything.
+    pub(super) fn has_seen(&self) -> bool {
+        self.seen.borrow().is_some()
     }
 
     /// The nexus with `unit`; the first connection that sees it makes it.

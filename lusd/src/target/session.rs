@@ -18,11 +18,12 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use lusd_iscsi::{
-    Connection as Proto, DataOut, IscsiCondition, Params, ScsiCommand, TaskAttribute, TaskReporting, TaskTag,
+    AsyncEvent, Connection as Proto, DataOut, IscsiCondition, Params, ScsiCommand, TaskAttribute,
+    TaskReporting, TaskTag,
 };
 use lusd_scsi::{
     AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus, NexusLu,
-    Plan, ReserveRequest, SenseCode, SenseKey, SessionView, Status, Step, Target, TargetPort,
+    Plan, ReserveRequest, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, Target, TargetPort,
     TaskManagementFunctions, UnitAttention,
 };
 use tokio::sync::oneshot;
@@ -95,6 +96,12 @@ impl Slot {
 #[derive(Default)]
 pub(super) struct Luns(pub(super) BTreeMap<Lun, Slot>);
 
+impl Luns {
+    fn units(&self) -> impl Iterator<Item = (Lun, &Arc<Unit>)> {
+        self.0.iter().map(|(lun, slot)| (*lun, &slot.unit))
+    }
+}
+
 impl SessionView for Luns {
     fn visit(&self, each: &mut dyn FnMut(Lun, Option<&NexusLu>)) {
         for (lun, slot) in &self.0 {
@@ -160,6 +167,12 @@ pub struct Session {
     resets_seen: u64,
 }
 
+/// Reports a unit attention at once, beside the unit attention itself.
+fn tell(proto: &mut Proto, lun: u64, attention: UnitAttention, format: SenseFormat) {
+    let sense = CheckCondition::new(attention.code()).sense(format);
+    proto.send_async(AsyncEvent::Scsi { lun, sense: &sense });
+}
+
 /// What a session can do with tasks; from iSCSIProtocolLevel 2 on also what RFC 7144 adds.
 const fn task_management(protocol_level: u8) -> TaskManagementFunctions {
     if protocol_level < 2 {
@@ -206,9 +219,13 @@ impl Session {
             resets_seen: shard.service.resets(),
         };
         // A host that lost its access since its login was granted is told so by the connection's next refresh.
-        let _ = session.load(shard, true);
+        let _ = session.load(shard);
         if let Some(membership) = &session.membership {
             membership.has_luns();
+            // What is news to the session another connection tells, which has been in it.
+            if !membership.group.has_seen() {
+                membership.group.news(session.luns.units());
+            }
         }
         session
     }
@@ -223,30 +240,51 @@ impl Session {
         self.waiting.is_some() || self.hungry
     }
 
-    /// Takes a new view over, if there is one.
-    pub fn refresh(&mut self, shard: &Shard) -> Result<(), NoAccess> {
-        if shard.service.generation() == self.generation { Ok(()) } else { self.load(shard, false) }
+    /// Takes over what has changed of what it sees, if something has, and tells the host.
+    ///
+    /// # Errors
+    /// The host may not see the target any more.
+    pub fn refresh(&mut self, shard: &Shard, proto: &mut Proto) -> Result<(), NoAccess> {
+        if shard.service.generation() == self.generation { Ok(()) } else { self.look_again(shard, proto) }
     }
 
-    fn load(&mut self, shard: &Shard, first: bool) -> Result<(), NoAccess> {
+    /// Tells of other LUNs by a unit attention, and of these and of other sizes at once by asynchronous messages (RFC 7143 11.9.1): a host
+    /// that is idle would not hear of them before its next command.
+    #[cold]
+    fn look_again(&mut self, shard: &Shard, proto: &mut Proto) -> Result<(), NoAccess> {
+        self.load(shard)?;
+        let Some(membership) = &self.membership else { return Ok(()) };
+        let news = membership.group.news(self.luns.units());
+        if news.inventory {
+            let attention = UnitAttention::ReportedLunsDataHasChanged;
+            self.luns.0.values().for_each(|slot| slot.nexus.establish(attention));
+            // LUN 0: it answers REPORT LUNS whether there is a unit or not.
+            tell(proto, 0, attention, SenseFormat::Fixed);
+        }
+        for lun in news.resized {
+            let format =
+                self.luns.0.get(&lun).map_or(SenseFormat::Fixed, |slot| slot.unit.scsi.sense_format());
+            let lun = u64::from_be_bytes(lun.to_wire());
+            tell(proto, lun, UnitAttention::CapacityDataHasChanged, format);
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, shard: &Shard) -> Result<(), NoAccess> {
+        // Read first: the view is at least as new.
+        let generation = shard.service.generation();
         let view = shard.service.view();
         let target =
             view.targets.get(&self.port.target_name).filter(|target| target.admits(&self.initiator.name));
         let wanted = target.ok_or(NoAccess)?.luns_of(&self.initiator.name);
-        self.generation = view.generation;
+        self.generation = generation;
         self.port.portal_group_tag = view.group_tag;
         self.port.relative_target_port = view.group_tag;
         self.port.target_port_group = view.group_tag;
-        let mut changed = false;
-        self.luns.0.retain(|lun, slot| {
-            let stays = wanted.get(lun).is_some_and(|unit| Arc::ptr_eq(unit, &slot.unit));
-            changed |= !stays;
-            stays
-        });
+        self.luns.0.retain(|lun, slot| wanted.get(lun).is_some_and(|unit| Arc::ptr_eq(unit, &slot.unit)));
         for (lun, unit) in wanted {
             let membership = &self.membership;
             self.luns.0.entry(lun).or_insert_with(|| {
-                changed = true;
                 let port =
                     Nexus { initiator: self.initiator.clone(), target_port: self.port.relative_target_port };
                 let make = || NexusLu::new(&unit.scsi, port, Some(UnitAttention::PowerOn));
@@ -257,11 +295,6 @@ impl Session {
                 let resets_seen = unit.reset_generation();
                 Slot { unit, nexus, resets_seen }
             });
-        }
-        if changed && !first {
-            for slot in self.luns.0.values() {
-                slot.nexus.establish(UnitAttention::ReportedLunsDataHasChanged);
-            }
         }
         Ok(())
     }

@@ -53,12 +53,14 @@ pub enum Stop {
     No = 0,
     /// By the host itself, which is asked to log out: what it uses is served elsewhere.
     Logout = 1,
-    /// In order: what is in flight is answered first. The daemon stops, or the host lost its access.
-    Close = 2,
+    /// In order: another connection of its session has logged it out.
+    LoggedOut = 2,
+    /// In order: what is in flight is answered first, and the host is told. The daemon stops, or the host lost its access.
+    Close = 3,
     /// At once, by a TCP reset: there are too many logins.
-    Evict = 3,
+    Evict = 4,
     /// At once, by a TCP reset: a newer login took its place, or what it carries must not be answered.
-    Reset = 4,
+    Reset = 5,
 }
 
 /// The handle by which others reach a connection.
@@ -78,8 +80,9 @@ impl ConnectionHandle {
         match self.stop.load(SeqCst) {
             0 => Stop::No,
             1 => Stop::Logout,
-            2 => Stop::Close,
-            3 => Stop::Evict,
+            2 => Stop::LoggedOut,
+            3 => Stop::Close,
+            4 => Stop::Evict,
             _ => Stop::Reset,
         }
     }

@@ -53,8 +53,6 @@ pub struct Portal {
 /// Everything that initiators may see.
 #[derive(Debug, Default)]
 pub struct View {
-    /// Raised with each replacement.
-    pub generation: u64,
     /// This daemon's target portal group tag.
     pub group_tag: u16,
     /// By node name.

@@ -58,7 +58,6 @@ fn portals_are_named_with_addresses_that_can_be_reached() {
             portal("192.0.2.7:3260", 2),
             portal("[2001:db8::7]:3260", 3),
         ],
-        ..Default::default()
     });
     let mut host = gateway.connect();
     host.login(HOST, "", "").unwrap();

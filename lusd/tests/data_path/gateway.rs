@@ -144,7 +144,7 @@ impl Gateway {
 
     pub(crate) fn publish(&self, targets: BTreeMap<String, TargetView>) {
         let portals = vec![Portal { address: self.address, group_tag: 1 }];
-        self.service.publish(View { group_tag: 1, targets, portals, ..Default::default() });
+        self.service.publish(View { group_tag: 1, targets, portals });
     }
 
     /// A connection that has said nothing yet. They go to the shards in turn.

@@ -248,6 +248,8 @@ pub(crate) struct Initiator {
     /// R2Ts are answered as they come; otherwise they are kept here.
     pub answers_r2t: bool,
     pub r2ts: Vec<Pdu>,
+    /// Asynchronous messages with SCSI events, as they came.
+    pub scsi_events: Vec<Pdu>,
 }
 
 impl Initiator {
@@ -278,6 +280,7 @@ impl Initiator {
             answers: HashMap::new(),
             answers_r2t: true,
             r2ts: Vec::new(),
+            scsi_events: Vec::new(),
         }
     }
 
@@ -356,8 +359,14 @@ impl Initiator {
         assert!(pdu.u32_at(28) <= self.cmd_sn, "ExpCmdSN of {pdu:?}");
     }
 
-    fn exp_stat_sn(&self) -> u32 {
+    /// The next StatSN.
+    pub(crate) fn exp_stat_sn(&self) -> u32 {
         self.exp_stat_sn.unwrap_or(0)
+    }
+
+    /// The last MaxCmdSN.
+    pub(crate) fn max_cmd_sn(&self) -> u32 {
+        self.max_cmd_sn
     }
 
     /// Reads to the end of the connection; there must be no PDU before it.
@@ -367,6 +376,15 @@ impl Initiator {
             Ok(pdu) => panic!("{pdu:?} instead of the end"),
             Err(gone) => gone,
         }
+    }
+
+    /// Reads to the end of a connection that is dropped in order, which is said before it (RFC 7143 11.9.1).
+    #[track_caller]
+    pub(crate) fn is_dropped(&mut self) {
+        const ALL_CONNECTIONS_OF_THE_SESSION: u8 = 3;
+        let told = self.other(op::ASYNC_MESSAGE);
+        assert_eq!(told.bhs[36], ALL_CONNECTIONS_OF_THE_SESSION, "{told:?}");
+        assert_eq!(self.end(), Gone::Closed);
     }
 
     /// Reads and forgets, without a look at what it is.
@@ -549,7 +567,7 @@ impl Initiator {
         self.send_data(r2t.tag(), r2t.u32_at(20), offset as usize, len as usize);
     }
 
-    /// Takes a PDU that belongs to a SCSI command; gives back any other.
+    /// Takes a PDU that belongs to a SCSI command, or brings a SCSI event; gives back any other.
     fn take(&mut self, pdu: Pdu) -> Option<Pdu> {
         let tag = pdu.tag();
         let residual = |pdu: &Pdu| {
@@ -560,6 +578,7 @@ impl Initiator {
         match pdu.opcode() {
             op::R2T if self.answers_r2t => self.answer_r2t(&pdu),
             op::R2T => self.r2ts.push(pdu),
+            op::ASYNC_MESSAGE if pdu.bhs[36] == 0 => self.scsi_events.push(pdu),
             op::DATA_IN => {
                 let data = self.reads.entry(tag).or_default();
                 assert_eq!(pdu.u32_at(40) as usize, data.len(), "Data-In in order");

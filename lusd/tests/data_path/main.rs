@@ -18,6 +18,7 @@ mod hostile;
 mod initiator;
 mod management;
 mod memory;
+mod messages;
 mod order;
 mod reservations;
 mod sessions;

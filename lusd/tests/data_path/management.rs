@@ -6,7 +6,7 @@ use lusd::lun::gate::Barrier;
 use lusd::lun::unit::Unit;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, limits};
-use crate::initiator::{Command, Gone, Initiator, Pdu, op, pattern, tmf};
+use crate::initiator::{Command, Initiator, Pdu, op, pattern, tmf};
 
 const COMPLETE: u8 = 0;
 const TASK_DOES_NOT_EXIST: u8 = 1;
@@ -355,7 +355,8 @@ fn a_cold_reset_ends_the_sessions_of_the_target() {
     host.stays_quiet();
     release(&gateway, barrier);
     assert_eq!(host.tmf_answer(function), COMPLETE);
-    assert_eq!((host.end(), other.end()), (Gone::Closed, Gone::Closed));
+    host.is_dropped();
+    other.is_dropped();
     let mut again = gateway.session();
     untouched(&mut again, 0);
     gateway.memory_is_back();

@@ -193,6 +193,12 @@ fn a_write_whose_data_does_not_come_ends_its_connection() {
     host.answers_r2t = false;
     host.submit(&Command::write(0, &pattern(0, 4096)));
     assert!(matches!(host.receive(), Ok(pdu) if pdu.opcode() == crate::initiator::op::R2T));
+    let told = host.other(crate::initiator::op::ASYNC_MESSAGE);
+    assert_eq!(
+        told.bhs[36..44],
+        [2, 0, 0, 0, 0, 2, 0, 0],
+        "this connection is dropped; come again after 2 s"
+    );
     assert_eq!(host.end(), Gone::Closed);
     gateway.memory_is_back();
 }

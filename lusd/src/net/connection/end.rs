@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use lusd_iscsi::CloseReason;
+use lusd_iscsi::{AsyncEvent, CloseReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Connection;
@@ -25,8 +25,10 @@ pub(super) enum End {
     Io(#[from] io::Error),
     #[error("{0:?}")]
     Protocol(CloseReason),
-    #[error("closed by the administrator, by another connection of its session, or because the daemon stops")]
+    #[error("closed by the administrator, by a target cold reset, or because the daemon stops")]
     Asked,
+    #[error("logged out by another connection of its session")]
+    LoggedOut,
     /// By a TCP reset, which leaves nothing behind.
     #[error("too many logins at once: this one took the longest")]
     Evicted,
@@ -49,7 +51,7 @@ impl Connection {
         let membership = self.session.as_ref().and_then(Session::membership);
         let others = membership.map(|membership| membership.others(cid)).unwrap_or_default();
         for other in &others {
-            other.ask(Stop::Close);
+            other.ask(Stop::LoggedOut);
         }
         // Two that end each other wait for neither.
         if self.handle.stop() == Stop::No {
@@ -78,8 +80,8 @@ impl Connection {
 
     /// Ends the connection. It is gone only when nothing of it can take effect any more.
     pub(super) async fn end(mut self, end: &End) {
-        if matches!(end, End::Asked) {
-            self.finish_in_order().await;
+        if matches!(end, End::Asked | End::LoggedOut) {
+            self.finish_in_order(end).await;
         }
         if matches!(end, End::Reset(_) | End::Evicted) {
             // Linger of zero makes the close a reset.
@@ -123,8 +125,9 @@ impl Connection {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
     }
 
-    /// Answers what is in flight, then tells the initiator that the target goes.
-    async fn finish_in_order(&mut self) {
+    /// Answers what is in flight, then tells the initiator, unless it wanted this itself, that its connections are dropped (RFC 7143
+    /// 11.9.1): it need not find out by what becomes of its commands.
+    async fn finish_in_order(&mut self, end: &End) {
         let ended = async {
             loop {
                 if self.outcomes().is_err() || self.write().is_err() {
@@ -137,6 +140,9 @@ impl Connection {
             }
         };
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, ended).await;
+        if matches!(end, End::Asked) {
+            self.proto.send_async(AsyncEvent::SessionDrop);
+        }
         self.flush().await;
     }
 }

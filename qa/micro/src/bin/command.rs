@@ -239,7 +239,7 @@ impl Rig {
         assert_eq!(self.handle.stop(), Stop::No);
         if let Some(session) = &mut self.session {
             self.proto.set_window_closed(self.memory.daemon().is_tight());
-            session.refresh(&self.shard).expect("the host has access");
+            session.refresh(&self.shard, &mut self.proto).expect("the host has access");
             session.resume(&mut carrier!(self));
         }
         self.outcomes();
