@@ -79,9 +79,9 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Permit {
     epoch: LuEpoch,
-    shard: usize,
-    lane: usize,
     claim: Option<ClaimId>,
+    shard: u32,
+    lane: u8,
     spent: bool,
 }
 
@@ -148,7 +148,7 @@ impl Gate {
 
     /// First passage, on shard `shard`, before an operation on `ranges` is submitted. When it is held off because another has one of
     /// them for itself, `waker` is woken when that ends.
-    #[inline]
+    #[inline(always)]
     pub fn enter_on(&self, shard: usize, ranges: &[Range], waker: &Arc<Notify>) -> Result<Permit, Refused> {
         let permit = self.enter(shard)?;
         if self.claims.any() && self.claims.hold_off(ranges, waker) {
@@ -176,19 +176,19 @@ impl Gate {
         self.claims.settled(|lane| self.emptied(move |inside| inside.0[lane].load(SeqCst))).await;
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter_lane(&self, shard: usize, lane: usize) -> Result<Permit, Refused> {
         self.inside[shard].0[lane].fetch_add(1, SeqCst);
         let (epoch, mode) = split(self.state.load(SeqCst));
         if mode == MODE_OPEN {
-            return Ok(Permit { epoch, shard, lane, claim: None, spent: false });
+            return Ok(Permit { epoch, claim: None, shard: shard as u32, lane: lane as u8, spent: false });
         }
         self.out(shard, lane);
         Err(if mode == MODE_HELD { Refused::Held } else { Refused::Shut })
     }
 
     /// Second passage, when the operation has ended and before its status is sent. May be called on any thread.
-    #[inline]
+    #[inline(always)]
     pub fn leave(&self, mut permit: Permit) -> Verdict {
         permit.spent = true;
         let (epoch, mode) = split(self.state.load(SeqCst));
@@ -197,7 +197,7 @@ impl Gate {
         if let Some(claim) = permit.claim.take() {
             self.claims.end(claim);
         }
-        self.out(permit.shard, permit.lane);
+        self.out(permit.shard as usize, usize::from(permit.lane));
         verdict
     }
 

@@ -27,6 +27,8 @@ pub struct Unit {
     /// Where requests to change its reservations wait.
     pub desk: Desk,
     backend: ArcSwapOption<Backend>,
+    /// Of the backend, while there is one.
+    reads_into_buffers: AtomicBool,
     /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are ended.
     reset_generation: AtomicU64,
     /// TAS, as it was when the generation was raised last.
@@ -58,6 +60,7 @@ impl Unit {
             gate: Gate::new(shards),
             desk: Desk::default(),
             backend: ArcSwapOption::empty(),
+            reads_into_buffers: AtomicBool::new(false),
             reset_generation: AtomicU64::new(0),
             ended_tasks_are_answered: AtomicBool::new(false),
             lost_epoch: AtomicU64::new(0),
@@ -68,6 +71,7 @@ impl Unit {
 
     /// Starts to serve under `epoch`. The caller holds the LU: fenced, lock acquired and checked.
     pub fn serve(&self, epoch: LuEpoch, backend: Arc<Backend>) {
+        self.reads_into_buffers.store(backend.read_needs_buffer(), SeqCst);
         self.backend.store(Some(backend));
         self.scsi.set_access(AccessState::Serving);
         self.desk.open();
@@ -125,6 +129,7 @@ impl Unit {
     /// Puts what `make` makes of the backend in its place, if it makes something. The caller holds the gate's barrier.
     pub fn exchange_backend(&self, make: impl FnOnce(&Backend) -> Option<Backend>) {
         if let Some(other) = self.backend.load().as_deref().and_then(make) {
+            self.reads_into_buffers.store(other.read_needs_buffer(), SeqCst);
             self.backend.store(Some(Arc::new(other)));
         }
     }
@@ -132,7 +137,7 @@ impl Unit {
     /// True where a read needs a buffer of ours, which is to be charged first.
     #[inline]
     pub fn reads_into_buffers(&self) -> bool {
-        self.backend().as_ref().is_some_and(|backend| backend.read_needs_buffer())
+        self.reads_into_buffers.load(SeqCst)
     }
 
     /// A host asks for the size. If that is another daemon's to serve and was not looked at just now: wakes

@@ -5,6 +5,8 @@ use lusd_scsi::{BlockOp, Comparand};
 use smallvec::{SmallVec, smallvec};
 
 use super::backend::Primitive;
+use super::job::Entry;
+use crate::net::memory::Charge;
 
 /// Bytes that one step of a VERIFY without data reads; the next step starts when it has ended.
 const VERIFY_STEP: u64 = 1 << 20;
@@ -16,6 +18,17 @@ pub struct Work {
     pub op: BlockOp,
     /// Data-out, as long as the operation says.
     pub data: Bytes,
+}
+
+/// What a task asks of its unit, and in what circumstances.
+#[derive(Debug)]
+pub struct Request {
+    /// What is to be done.
+    pub work: Work,
+    /// The memory that it takes.
+    pub charge: Option<Charge>,
+    /// When and under what the task came.
+    pub entry: Entry,
 }
 
 /// Primitives that are submitted together.
@@ -59,21 +72,29 @@ impl Work {
         bytes as usize
     }
 
-    /// The first primitives and what follows.
-    pub fn first(self) -> (Parts, Then) {
-        let Self { op, data } = self;
-        match op {
+    /// The first primitives and what follows; takes the data.
+    #[inline]
+    pub fn first(&mut self) -> (Parts, Then) {
+        match &self.op {
             BlockOp::Read(range) => (smallvec![read(range.offset, range.len)], Then::Answer),
             BlockOp::Write { range, .. } => {
+                let data = std::mem::take(&mut self.data);
                 (smallvec![Primitive::Write { offset: range.offset, data }], Then::Answer)
             }
+            _ => self.first_of_rare(),
+        }
+    }
+
+    fn first_of_rare(&mut self) -> (Parts, Then) {
+        let data = std::mem::take(&mut self.data);
+        match self.op {
             BlockOp::WriteVerify { range, compare } => {
                 let expected = compare.then(|| data.clone());
                 let then = Then::ReadBack { offset: range.offset, len: range.len, expected };
                 (smallvec![Primitive::Write { offset: range.offset, data }], then)
             }
             BlockOp::Flush => (smallvec![Primitive::Flush], Then::Answer),
-            BlockOp::Unmap(ranges) => {
+            BlockOp::Unmap(ref ranges) => {
                 let parts = ranges.iter().map(|range| zero(range.offset, range.len, true)).collect();
                 (parts, Then::Answer)
             }
@@ -89,6 +110,7 @@ impl Work {
                 debug_assert!(comparand == Comparand::OneBlock || data.len() as u64 == range.len);
                 (smallvec![read(range.offset, range.len)], Then::Compare { expected: data })
             }
+            BlockOp::Read(_) | BlockOp::Write { .. } => unreachable!("not rare"),
             BlockOp::CompareAndWrite(_)
             | BlockOp::OrWrite(_)
             | BlockOp::WriteAtomic(_)
@@ -153,7 +175,7 @@ mod tests {
     use super::*;
     use lusd_scsi::Range;
 
-    fn steps(work: Work, read: &[u8]) -> (Vec<Primitive>, Option<u64>) {
+    fn steps(mut work: Work, read: &[u8]) -> (Vec<Primitive>, Option<u64>) {
         let (mut parts, mut then) = work.first();
         let mut all = Vec::new();
         loop {

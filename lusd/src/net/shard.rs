@@ -35,7 +35,7 @@ use crate::lun::gate::{Permit, Refused};
 use crate::lun::job::{self, Entry, Failure, Job, Steps};
 use crate::lun::reserve::Reply;
 use crate::lun::unit::Unit;
-use crate::lun::work::{Next, Parts, Then, Work};
+use crate::lun::work::{Next, Parts, Request, Then, Work};
 use crate::service::Service;
 use crate::target::group::Group;
 
@@ -217,7 +217,8 @@ pub enum Outcome {
 /// An operation between the two passages of the gate.
 struct Op {
     unit: Arc<Unit>,
-    permit: Permit,
+    /// Until it leaves the gate.
+    permit: Option<Permit>,
     reset_generation: u64,
     inbox: Rc<Inbox>,
     tag: TaskTag,
@@ -230,6 +231,50 @@ struct Op {
     then: Then,
 }
 
+impl Op {
+    /// All primitives under way have ended: more of them, or the end, with the byte of a difference.
+    #[inline]
+    fn next(&mut self, data: &Bytes) -> Result<Parts, Option<u64>> {
+        if self.error.is_some() || matches!(self.then, Then::Answer) {
+            return Err(None);
+        }
+        match std::mem::replace(&mut self.then, Then::Answer).next(data) {
+            Next::Submit(parts, then) => {
+                self.then = then;
+                Ok(parts)
+            }
+            Next::Done => Err(None),
+            Next::Miscompare(byte) => Err(Some(byte)),
+        }
+    }
+
+    /// Second passage of the gate.
+    #[inline]
+    fn finish(&mut self, data: Bytes, miscompare: Option<u64>) -> Outcome {
+        let permit = self.permit.take().expect("an operation ends once");
+        if let Some(outcome) = leave(&self.unit, permit, self.reset_generation, self.error) {
+            return outcome;
+        }
+        match (self.error, miscompare) {
+            (Some(err), _) => Outcome::Done(Err(err)),
+            (None, Some(byte)) => Outcome::Miscompare(byte),
+            // What was read gives its memory back when it has been sent.
+            (None, None) => Outcome::Done(Ok(match self.charge.take() {
+                Some(charge) if !data.is_empty() => charge.attach(data),
+                _ => data,
+            })),
+        }
+    }
+}
+
+/// What became of [`Shard::advance`].
+enum Advanced {
+    /// All has ended.
+    Ended(Outcome),
+    /// Primitives are under way under this token.
+    Pending(usize),
+}
+
 /// What became of [`Shard::start`].
 pub enum Started {
     /// Ended at once.
@@ -238,8 +283,8 @@ pub enum Started {
     Pending,
     /// As `Pending`; setting this ends it, or the wait for it, soon.
     Stoppable(Rc<Cell<bool>>),
-    /// A barrier is held, or another has the range for itself: try again when woken. The work comes back whole.
-    Held(Work, Option<Charge>),
+    /// A barrier is held, or another has the range for itself: try again when woken. Nothing of the request was taken.
+    Held,
     /// The LU is not served here (any more).
     Shut,
 }
@@ -389,22 +434,20 @@ impl Shard {
     /// The reset generation of `entry` is looked at again inside the gate: a reset raises the unit's before it takes its barrier, so either
     /// the barrier waits for the operation, or the operation sees that its task has ended. In the same way `look` is asked there whether
     /// the task may still begin: reservations change while a barrier is held.
-    #[expect(clippy::too_many_arguments, reason = "what an operation consists of, and where it came from")]
     pub fn start(
         &self,
         unit: &Arc<Unit>,
-        work: Work,
-        charge: Option<Charge>,
+        request: &mut Request,
         inbox: &Rc<Inbox>,
         tag: TaskTag,
-        entry: Entry,
-        look: impl FnOnce(&Work) -> Option<Outcome>,
+        look: impl FnOnce(&BlockOp) -> Option<Outcome>,
     ) -> Started {
+        let Request { work, charge, entry } = request;
         if self.service.is_isolated() {
-            return Started::Held(work, charge);
+            return Started::Held;
         }
-        if let BlockOp::Erase(erasure) = work.op {
-            return self.start_erasure(unit, *erasure, inbox, tag, entry);
+        if let BlockOp::Erase(erasure) = &work.op {
+            return self.start_erasure(unit, (**erasure).clone(), inbox, tag, *entry);
         }
         let alone = work.op.alone();
         let entered = match alone {
@@ -413,7 +456,7 @@ impl Shard {
         };
         let permit = match entered {
             Ok(permit) => permit,
-            Err(Refused::Held) => return Started::Held(work, charge),
+            Err(Refused::Held) => return Started::Held,
             Err(Refused::Shut) => return Started::Shut,
         };
         if entry.is_ended(unit) {
@@ -421,34 +464,35 @@ impl Shard {
             let _ = unit.gate.leave(permit);
             return Started::Done(Outcome::Aborted);
         }
-        if let Some(outcome) = look(&work) {
+        if let Some(outcome) = look(&work.op) {
             let _ = unit.gate.leave(permit);
             return Started::Done(outcome);
         }
         if let BlockOp::LbaStatus { range, allocation_length } = work.op {
-            self.spawn_look(unit, permit, (range, allocation_length), inbox, tag, entry);
+            self.spawn_look(unit, permit, (range, allocation_length), inbox, tag, *entry);
             return Started::Pending;
         }
         if alone.is_some() {
-            self.spawn_alone(unit, permit, work, charge, inbox, tag, entry);
+            self.spawn_alone(unit, permit, request, inbox, tag);
             return Started::Pending;
         }
         let (parts, then) = work.first();
-        let op = Op {
+        let mut op = Op {
             unit: unit.clone(),
-            permit,
+            permit: Some(permit),
             reset_generation: entry.reset_generation,
             inbox: inbox.clone(),
             tag,
-            charge,
+            charge: charge.take(),
             left: 0,
             read_len: 0,
             error: None,
             then,
         };
-        match self.submit(op, parts) {
-            Some(outcome) => Started::Done(outcome),
-            None => {
+        match self.advance(&mut op, parts) {
+            Advanced::Ended(outcome) => Started::Done(outcome),
+            Advanced::Pending(token) => {
+                self.keep(op, token);
                 inbox.in_flight.set(inbox.in_flight.get() + 1);
                 Started::Pending
             }
@@ -457,17 +501,16 @@ impl Shard {
 
     /// Does `work` once it has its range for itself.
     #[cold]
-    #[expect(clippy::too_many_arguments, reason = "the parts of `start`")]
     fn spawn_alone(
         &self,
         unit: &Arc<Unit>,
         permit: Permit,
-        work: Work,
-        charge: Option<Charge>,
+        request: &mut Request,
         inbox: &Rc<Inbox>,
         tag: TaskTag,
-        entry: Entry,
     ) {
+        let work = Work { op: request.work.op.clone(), data: std::mem::take(&mut request.work.data) };
+        let (charge, entry) = (request.charge.take(), request.entry);
         let shard = self.me.upgrade().expect("lives while it is used");
         let (unit, inbox) = (unit.clone(), inbox.clone());
         inbox.in_flight.set(inbox.in_flight.get() + 1);
@@ -613,61 +656,48 @@ impl Shard {
         stop
     }
 
-    /// Submits `parts` of `op`; returns the outcome when all has ended at once.
-    fn submit(&self, mut op: Op, parts: Parts) -> Option<Outcome> {
+    /// Submits `parts` of `op`, and what follows from them.
+    #[inline(always)]
+    fn advance(&self, op: &mut Op, mut parts: Parts) -> Advanced {
+        loop {
+            // The slot is reserved first: a completion may be pushed before submit returns (it is drained later, on this thread).
+            let token = self.ops.borrow().vacant_key();
+            let data = self.submit(op, parts, token as u64);
+            if op.left > 0 {
+                return Advanced::Pending(token);
+            }
+            match op.next(&data) {
+                Ok(more) => parts = more,
+                Err(miscompare) => return Advanced::Ended(op.finish(data, miscompare)),
+            }
+        }
+    }
+
+    /// Primitives of `op` end under `token`.
+    fn keep(&self, op: Op, token: usize) {
+        let slot = self.ops.borrow_mut().insert(op);
+        assert_eq!(slot, token, "the slot changed while an operation was submitted");
+    }
+
+    /// What has ended at once is in `op`; what was read is returned.
+    #[inline]
+    fn submit(&self, op: &mut Op, mut parts: Parts, token: u64) -> Bytes {
         let backend = op.unit.backend();
+        let mut data = Bytes::new();
         let Some(backend) = backend.as_ref() else {
             op.error = Some(BackendError::Lost);
-            return Some(self.finish(op, Bytes::new(), None));
+            return data;
         };
-        // The slot is reserved first: a completion may be pushed before submit returns (it is drained later, on this thread).
-        let token = self.ops.borrow().vacant_key();
-        let mut data = Bytes::new();
-        for part in parts {
+        // In whatever order: only an UNMAP has several.
+        while let Some(part) = parts.pop() {
             op.read_len = part.read_len();
-            match backend.submit(&self.queue, part, token as u64) {
+            match backend.submit(&self.queue, part, token) {
                 Submitted::Pending => op.left += 1,
                 Submitted::Done(Ok(bytes)) => data = bytes,
                 Submitted::Done(Err(err)) => op.error = worse(op.error, err),
             }
         }
-        if op.left > 0 {
-            let slot = self.ops.borrow_mut().insert(op);
-            assert_eq!(slot, token, "the slot changed while an operation was submitted");
-            return None;
-        }
-        self.next(op, data)
-    }
-
-    /// All primitives under way have ended: go on, or finish.
-    fn next(&self, mut op: Op, data: Bytes) -> Option<Outcome> {
-        if op.error.is_some() {
-            return Some(self.finish(op, data, None));
-        }
-        match std::mem::replace(&mut op.then, Then::Answer).next(&data) {
-            Next::Submit(parts, then) => {
-                op.then = then;
-                self.submit(op, parts)
-            }
-            Next::Done => Some(self.finish(op, data, None)),
-            Next::Miscompare(byte) => Some(self.finish(op, data, Some(byte))),
-        }
-    }
-
-    /// Second passage of the gate.
-    fn finish(&self, op: Op, data: Bytes, miscompare: Option<u64>) -> Outcome {
-        if let Some(outcome) = leave(&op.unit, op.permit, op.reset_generation, op.error) {
-            return outcome;
-        }
-        match (op.error, miscompare) {
-            (Some(err), _) => Outcome::Done(Err(err)),
-            (None, Some(byte)) => Outcome::Miscompare(byte),
-            // What was read gives its memory back when it has been sent.
-            (None, None) => Outcome::Done(Ok(match op.charge {
-                Some(charge) if !data.is_empty() => charge.attach(data),
-                _ => data,
-            })),
-        }
+        data
     }
 
     fn complete(&self, completed: Completed) {
@@ -693,11 +723,16 @@ impl Shard {
         if op.left > 0 {
             return;
         }
-        let op = ops.remove(token);
+        let mut op = ops.remove(token);
         drop(ops);
         let (inbox, tag) = (op.inbox.clone(), op.tag);
-        if let Some(outcome) = self.next(op, data) {
-            inbox.push(tag, outcome);
+        let advanced = match op.next(&data) {
+            Ok(more) => self.advance(&mut op, more),
+            Err(miscompare) => Advanced::Ended(op.finish(data, miscompare)),
+        };
+        match advanced {
+            Advanced::Ended(outcome) => inbox.push(tag, outcome),
+            Advanced::Pending(token) => self.keep(op, token),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::answer::end;
 use super::group::{Abort, Promise};
 use super::session::{Carrier, Session, Slot, Task};
 use crate::lun::unit::Unit;
+use crate::lun::work::Request;
 
 /// How long a function waits for data that had been asked for.
 const DATA_PATIENCE: Duration = Duration::from_secs(1);
@@ -184,7 +185,9 @@ impl Session {
                 let ends = match task {
                     Task::Collecting { unit: on, entry, .. }
                     | Task::Hungry { unit: on, entry, .. }
-                    | Task::Parked { unit: on, entry, .. } => Arc::ptr_eq(on, &unit) && entry.is_ended(on),
+                    | Task::Parked { unit: on, request: Request { entry, .. }, .. } => {
+                        Arc::ptr_eq(on, &unit) && entry.is_ended(on)
+                    }
                     Task::Asking(asking) => Arc::ptr_eq(&asking.unit, &unit) && asking.is_ended(),
                     // Its outcome says whether it is ended.
                     Task::Running { unit: on, .. } => {

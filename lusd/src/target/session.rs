@@ -22,9 +22,9 @@ use lusd_iscsi::{
     TaskReporting, TaskTag,
 };
 use lusd_scsi::{
-    AccessState, After, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus, NexusLu,
-    Plan, ReserveRequest, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, Target, TargetPort,
-    TaskManagementFunctions, UnitAttention,
+    AccessState, After, BlockOp, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus,
+    NexusLu, Plan, ReserveRequest, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, Target,
+    TargetPort, TaskManagementFunctions, UnitAttention,
 };
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
@@ -38,7 +38,7 @@ use crate::lun::copy::{PIECE_BYTES, Place};
 use crate::lun::job::Entry;
 use crate::lun::reserve::Ask;
 use crate::lun::unit::Unit;
-use crate::lun::work::Work;
+use crate::lun::work::{Request, Work};
 use crate::net::memory::{Charge, ConnectionMemory};
 use crate::net::shard::{Inbox, Outcome, Shard, Started};
 
@@ -127,7 +127,7 @@ pub(super) enum Task {
     /// A read that waits for memory.
     Hungry { lun: Lun, unit: Arc<Unit>, plan: Plan, missing: usize, entry: Entry },
     /// A barrier is held on its unit.
-    Parked { unit: Arc<Unit>, work: Work, charge: Option<Charge>, reply: Reply, entry: Entry },
+    Parked { unit: Arc<Unit>, request: Request, reply: Reply },
     /// A look at its unit is awaited.
     Asking(Asking),
     /// Between the two passages of the gate.
@@ -337,13 +337,13 @@ impl Session {
             tags.sort_by_key(|tag| cx.proto.task(*tag).map_or(0, |task| task.cmd_sn.since(start)));
         }
         for tag in tags {
-            let Some(Task::Parked { unit, work, charge, reply, entry }) = self.take(tag) else {
+            let Some(Task::Parked { unit, request, reply }) = self.take(tag) else {
                 unreachable!("looked at above")
             };
-            if entry.is_ended(&unit) {
+            if request.entry.is_ended(&unit) {
                 end(cx.proto, tag, &unit, reply.transfer_length);
             } else {
-                self.start(tag, unit, work, charge, reply, entry, cx);
+                self.start(tag, unit, request, reply, cx);
             }
         }
     }
@@ -394,7 +394,8 @@ impl Session {
         }
         let edtl = u64::from(command.expected_data_transfer_length);
         let available = if command.write { edtl } else { 0 };
-        if (plan.transfer_out > 0 || plan.exact_at.is_some())
+        if available != plan.transfer_out
+            && (plan.transfer_out > 0 || plan.exact_at.is_some())
             && let Err(check) = plan.limit_data_out(&unit.scsi, available)
         {
             refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
@@ -593,7 +594,7 @@ impl Session {
         };
         let at = op.ranges().first().map_or(0, |range| range.offset);
         let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
-        self.start(tag, unit, Work { op, data }, charge, reply, entry, cx);
+        self.start(tag, unit, Request { work: Work { op, data }, charge, entry }, reply, cx);
     }
 
     /// Asks whoever serves the unit to change its reservations.
@@ -630,18 +631,16 @@ impl Session {
         self.luns.0.get(&lun).filter(|slot| Arc::ptr_eq(&slot.unit, unit))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
     fn start(
         &mut self,
         tag: TaskTag,
         unit: Arc<Unit>,
-        work: Work,
-        charge: Option<Charge>,
+        mut request: Request,
         reply: Reply,
-        entry: Entry,
         cx: &mut Carrier<'_>,
     ) {
-        if let Err(mut check) = unit.scsi.admit(&work.op) {
+        let entry = request.entry;
+        if let Err(mut check) = unit.scsi.admit(&request.work.op) {
             if unit.scsi.access() != AccessState::Serving {
                 check = self.displaced(reply.lun, &unit);
             }
@@ -655,23 +654,23 @@ impl Session {
         }
         if !self.may_start(tag, &unit, cx.proto) {
             self.parked = true;
-            return self.set(tag, Task::Parked { unit, work, charge, reply, entry });
+            return self.set(tag, Task::Parked { unit, request, reply });
         }
         let slot = self.slot(reply.lun, &unit);
-        let look = |work: &Work| {
+        let look = |op: &BlockOp| {
             let Some(nexus) = slot.map(|slot| &slot.nexus) else {
                 // The LUN was unmapped meanwhile: what a reservation would say of its nexus is not known any more.
                 return unit.scsi.reservations().kind.map(|_| Outcome::Conflict);
             };
             if nexus.aborts() != entry.aborts {
                 Some(Outcome::Aborted)
-            } else if !nexus.may(&work.op) {
+            } else if !nexus.may(op) {
                 Some(Outcome::Conflict)
             } else {
                 None
             }
         };
-        match cx.shard.start(&unit, work, charge, cx.inbox, tag, entry, look) {
+        match cx.shard.start(&unit, &mut request, cx.inbox, tag, look) {
             Started::Pending => self.set(tag, Task::Running { unit, reply }),
             Started::Stoppable(stop) => {
                 self.copies.push((tag, stop));
@@ -683,9 +682,9 @@ impl Session {
                 cx.inbox.revoke();
             }
             Started::Done(outcome) => answer(cx.proto, tag, &unit, reply, outcome),
-            Started::Held(work, charge) => {
+            Started::Held => {
                 self.parked = true;
-                self.set(tag, Task::Parked { unit, work, charge, reply, entry });
+                self.set(tag, Task::Parked { unit, request, reply });
             }
             Started::Shut => {
                 // Nothing was submitted: the host is told to look elsewhere, or to come again.

@@ -50,7 +50,7 @@ impl Connection {
         } else if immediate > 0 {
             self.sink = Sink::Task(tag, immediate.min(transfer.want));
         }
-        task.state = TaskState::Receiving(transfer);
+        self.session.tasks.receive(tag, transfer);
         self.timers.expect_data(self.now + self.config.data_out_timeout);
     }
 
@@ -197,7 +197,7 @@ impl Connection {
             let idle = transfer.r2ts.is_empty();
             if let Some(condition) = transfer.failed {
                 if idle {
-                    self.session.tasks.expect(tag).state = TaskState::Running;
+                    self.session.tasks.received(tag);
                     self.events.push_back(Event::DataOutFailed { tag, condition });
                 }
                 return;
@@ -207,7 +207,7 @@ impl Connection {
                 if idle {
                     let data = std::mem::take(&mut transfer.buf);
                     debug_assert_eq!(data.len(), transfer.want as usize);
-                    self.session.tasks.expect(tag).state = TaskState::Running;
+                    self.session.tasks.received(tag);
                     self.events.push_back(Event::DataOut { tag, data });
                 }
                 return;

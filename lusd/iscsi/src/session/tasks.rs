@@ -61,8 +61,8 @@ impl Transfer {
 pub(crate) enum TaskState {
     /// The daemon has not said yet what it wants.
     Offered,
-    /// Its data is coming.
-    Receiving(Transfer),
+    /// Its data is coming. Boxed: there is several times as much to say of it as of a task, and a read has none.
+    Receiving(Box<Transfer>),
     /// It is the daemon's.
     Running,
 }
@@ -111,11 +111,21 @@ pub(crate) struct TaskTable {
     max: usize,
     next_generation: u32,
     immediate: u32,
+    /// Those that are over, for the next ones: no more than there were tasks at once.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: Vec<Box<Transfer>>,
 }
 
 impl TaskTable {
     pub(crate) fn new(max: usize) -> Self {
-        Self { tasks: Slab::new(), index: TagIndex::new(max), max, next_generation: 0, immediate: 0 }
+        Self {
+            tasks: Slab::new(),
+            index: TagIndex::new(max),
+            max,
+            next_generation: 0,
+            immediate: 0,
+            spare: Vec::new(),
+        }
     }
 
     /// Immediate commands in progress.
@@ -146,10 +156,38 @@ impl TaskTable {
     /// If it has ended before: each task is ended exactly once.
     pub(crate) fn remove(&mut self, tag: TaskTag) -> Task {
         self.expect(tag);
-        let task = self.tasks.remove(tag.slot());
+        let mut task = self.tasks.remove(tag.slot());
+        if matches!(task.state, TaskState::Receiving(_)) {
+            self.put_by(std::mem::replace(&mut task.state, TaskState::Running));
+        }
         self.index.remove(task.initiator_task_tag);
         self.immediate -= u32::from(task.immediate);
         task
+    }
+
+    /// Data of a task is to come.
+    pub(crate) fn receive(&mut self, tag: TaskTag, transfer: Transfer) {
+        let transfer = match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = transfer;
+                spare
+            }
+            None => Box::new(transfer),
+        };
+        self.expect(tag).state = TaskState::Receiving(transfer);
+    }
+
+    /// No more data of a task is to come.
+    pub(crate) fn received(&mut self, tag: TaskTag) {
+        let state = std::mem::replace(&mut self.expect(tag).state, TaskState::Running);
+        self.put_by(state);
+    }
+
+    fn put_by(&mut self, state: TaskState) {
+        if let TaskState::Receiving(mut transfer) = state {
+            transfer.buf = BytesMut::new();
+            self.spare.push(transfer);
+        }
     }
 
     /// # Panics

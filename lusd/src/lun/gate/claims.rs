@@ -8,6 +8,7 @@
 //! changed, and counts itself later, may be in the other lane; but it counts itself before it looks for claims, as a closer of the gate
 //! relies on too, so it sees every claim that did not see it.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,11 +17,11 @@ use tokio::sync::Notify;
 
 /// Which claim; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ClaimId(u64);
+pub(super) struct ClaimId(NonZeroU64);
 
 #[derive(Default)]
 struct Table {
-    next: u64,
+    last: u64,
     ranges: Vec<(ClaimId, Range)>,
     /// Each at most once: no more than there are connections.
     waiting: Vec<Arc<Notify>>,
@@ -64,8 +65,8 @@ impl Claims {
         if table.hold_off(&[range], waker) {
             return None;
         }
-        table.next += 1;
-        let id = ClaimId(table.next);
+        table.last += 1;
+        let id = ClaimId(NonZeroU64::new(table.last).expect("counted from 1"));
         table.ranges.push((id, range));
         self.active.store(table.ranges.len(), SeqCst);
         Some(id)
