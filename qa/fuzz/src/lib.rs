@@ -1,42 +1,49 @@
-//! What the fuzz targets share: a gateway around one connection, which answers in every way that it may, and an initiator that sends PDUs
-//! as the input has them, with the numbers and digests that get them past the first check.
+//! What the fuzz targets share: a gateway around the connections of one session, which answers in every way that it may, and an initiator
+//! that sends PDUs as the input has them, with the numbers and digests that get them past the first check.
 
 #![forbid(unsafe_code)]
 
-use std::io::IoSlice;
+mod end;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
-use bytes::{Bytes, BytesMut};
 use lusd_iscsi::bhs::{BHS_LEN, Bhs, field, pad_len};
-use lusd_iscsi::chap::{ChallengeKey, ChapGrant, Credentials, Secret};
 use lusd_iscsi::pdu::{Isid, LoginRequest, Stage};
-use lusd_iscsi::{
-    Authentication, Config, Connection, DataOut, Event, LoginGrant, LoginStatus, Response, Serial,
-    TargetRecord, TaskTag, TmfResponse, digest,
-};
+use lusd_iscsi::{Config, Serial, SessionHandle, digest};
 
-/// Longest data-out that the gateway asks for, bytes.
-const DATA_MAX: u32 = 64 * 1024;
+use end::{End, Wish};
+
 const TARGET: &str = "iqn.2026-11.io.lus:disk";
+/// Of the one session that there is.
+const TSIH: u16 = 1;
+/// Connections of which something is left.
+const ENDS_MAX: usize = 4;
+/// So often connections may make others of their session go on, one after the other: what they have received is less than that.
+const ROUNDS_MAX: usize = 2000;
 /// Where a connection may stand when the input begins.
-const LOGIN_TEXT: [&str; 4] = [
+const LOGIN_TEXT: [&str; 5] = [
     "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0MaxRecvDataSegmentLength=1024\0InitialR2T=No\0MaxOutstandingR2T=4\0",
     "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0HeaderDigest=CRC32C\0DataDigest=CRC32C\0ImmediateData=Yes\0",
     "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0iSCSIProtocolLevel=2\0MaxBurstLength=1024\0FirstBurstLength=512\0",
     "InitiatorName=iqn.2026-11.io.lus:host\0SessionType=Discovery\0",
+    "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0MaxConnections=4\0TaskReporting=FastAbort\0InitialR2T=No\0",
+];
+/// What a further connection brings: what the session has settled it cannot settle again.
+const JOIN_TEXT: [&str; 2] = [
+    "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0",
+    "InitiatorName=iqn.2026-11.io.lus:host\0TargetName=iqn.2026-11.io.lus:disk\0HeaderDigest=CRC32C\0MaxRecvDataSegmentLength=512\0",
 ];
 
-/// A connection with both its ends.
+/// Connections of a session with both their ends.
 pub struct Gateway {
-    conn: Connection,
+    config: Arc<Config>,
     now: Instant,
-    digests: (bool, bool),
     cmd_sn: u32,
-    tags: Vec<TaskTag>,
-    tmfs: Vec<u32>,
-    closed: bool,
+    /// The one that the initiator sends by.
+    at: usize,
+    ends: Vec<End>,
 }
 
 impl Default for Gateway {
@@ -53,23 +60,23 @@ impl Gateway {
             output_bytes_high: 8192,
             command_window: 16,
             immediate_window: 4,
+            max_connections: 4,
             ..Config::default()
         };
-        let now = Instant::now();
-        Self {
-            conn: Connection::new(Arc::new(config), now, 0),
-            now,
-            digests: (false, false),
-            cmd_sn: 0,
-            tags: Vec::new(),
-            tmfs: Vec::new(),
-            closed: false,
-        }
+        let (config, now) = (Arc::new(config), Instant::now());
+        let ends = vec![End::new(config.clone(), now, 0)];
+        Self { config, now, cmd_sn: 0, at: 0, ends }
     }
 
     /// A session that is up, in one of several ways.
     pub fn logged_in(how: u8) -> Self {
         let mut gateway = Self::new();
+        let text = LOGIN_TEXT[usize::from(how) % LOGIN_TEXT.len()];
+        gateway.login(0, 0, text, &mut Unstructured::new(&[]));
+        gateway
+    }
+
+    fn login(&mut self, tsih: u16, cid: u16, text: &str, input: &mut Unstructured<'_>) {
         let request = LoginRequest {
             csg: Stage::LoginOperationalNegotiation,
             nsg: Some(Stage::FullFeaturePhase),
@@ -77,21 +84,22 @@ impl Gateway {
             version_max: 0,
             version_min: 0,
             isid: Isid([0, 2, 0x3d, 0, 0, 1]),
-            tsih: 0,
+            tsih,
             initiator_task_tag: 0,
-            cid: 0,
-            cmd_sn: Serial(0),
+            cid,
+            cmd_sn: Serial(self.cmd_sn),
             exp_stat_sn: Serial(0),
         };
-        let text = LOGIN_TEXT[usize::from(how) % LOGIN_TEXT.len()];
-        gateway.send(request.to_bhs(), &[], text.as_bytes(), &mut Unstructured::new(&[]));
-        gateway
+        self.send(request.to_bhs(), &[], text.as_bytes(), input);
     }
 
     /// One PDU or some bytes, as the input says. False once there is no more input.
     pub fn step(&mut self, input: &mut Unstructured<'_>, opcodes: &[u8]) -> bool {
-        if input.is_empty() || self.closed {
+        if input.is_empty() || self.ends.iter().all(|end| end.closed) {
             return false;
+        }
+        if self.ends[self.at].closed {
+            self.at = self.ends.iter().position(|end| !end.closed).unwrap_or(0);
         }
         let kind = input.arbitrary::<u8>().unwrap_or(0);
         match kind % 16 {
@@ -102,29 +110,58 @@ impl Gateway {
             }
             1 => {
                 self.now += Duration::from_secs(u64::from(kind >> 4) * 4);
-                if self.conn.next_timeout().is_some_and(|at| at <= self.now) {
-                    self.conn.handle_timeout(self.now);
+                for end in &mut self.ends {
+                    if end.conn.next_timeout().is_some_and(|at| at <= self.now) {
+                        end.conn.handle_timeout(self.now);
+                    }
                 }
-                self.feed(&[], input);
+                self.serve_all(input);
             }
-            2 => self.end_one(input),
-            3 => self.conn.set_window_closed(kind >> 4 & 1 == 1),
+            2 => {
+                self.ends[self.at].end_one(input);
+                self.serve_all(input);
+            }
+            3 => self.ends[self.at].conn.set_window_closed(kind >> 4 & 1 == 1),
+            4 => self.join(kind >> 4, input),
+            5 => self.at = usize::from(kind >> 4) % self.ends.len(),
+            6 => {
+                self.ends[self.at].deed(input);
+                self.serve_all(input);
+            }
             _ => self.send_pdu(kind >> 4, input, opcodes),
         }
         true
     }
 
-    /// Everything comes to an end, and the connection with it.
+    /// Everything comes to an end, and the connections with it.
     pub fn finish(mut self) {
         let none = &mut Unstructured::new(&[]);
-        self.conn.close();
-        self.feed(&[], none);
-        while !self.tags.is_empty() {
-            self.end_one(none);
+        for end in &mut self.ends {
+            end.conn.close();
+            end.serve(self.now, None, none);
+            end.end_all(none);
+            assert!(end.closed, "a connection that is closed says so");
+            assert_eq!(end.conn.tasks_len(), 0, "tasks are left");
+            assert_eq!(end.conn.next_timeout(), None, "a timer is left");
         }
-        assert!(self.closed, "a connection that is closed says so");
-        assert_eq!(self.conn.tasks_len(), 0, "tasks are left");
-        assert_eq!(self.conn.next_timeout(), None, "a timer is left");
+        assert!(self.ends.iter().all(|end| !end.conn.wakes_others()), "somebody waits for nothing");
+    }
+
+    /// Another connection of the session, or one that comes again.
+    fn join(&mut self, how: u8, input: &mut Unstructured<'_>) {
+        self.ends.retain(|end| !end.is_over());
+        if self.session().is_none() || self.ends.len() == ENDS_MAX {
+            self.at = 0;
+            return;
+        }
+        let cid = u16::from(how & 3);
+        self.at = self.ends.len();
+        self.ends.push(End::new(self.config.clone(), self.now, cid));
+        self.login(TSIH, cid, JOIN_TEXT[usize::from(how >> 2 & 1)], input);
+    }
+
+    fn session(&self) -> Option<SessionHandle> {
+        self.ends.iter().find_map(|end| end.conn.session())
     }
 
     fn send_pdu(&mut self, wishes: u8, input: &mut Unstructured<'_>, opcodes: &[u8]) {
@@ -142,8 +179,9 @@ impl Gateway {
         }
         if wishes & 2 == 0 {
             bhs.put_u32(16, bhs.u32_at(16) % 16);
-            let transfer_tag = bhs.u32_at(20);
-            bhs.put_u32(20, if transfer_tag & 1 == 0 { u32::MAX } else { transfer_tag % 64 });
+            // That of a task, of an R2T, or of a text.
+            let other_tag = bhs.u32_at(20);
+            bhs.put_u32(20, if other_tag & 1 == 0 { u32::MAX } else { other_tag >> 1 & 31 });
         }
         let ahs_len = if wishes & 4 == 0 { 0 } else { usize::from(bhs.0[field::TOTAL_AHS_LENGTH]) * 4 };
         let mut ahs = vec![0; ahs_len];
@@ -154,17 +192,18 @@ impl Gateway {
     }
 
     fn send(&mut self, mut bhs: Bhs, ahs: &[u8], data: &[u8], input: &mut Unstructured<'_>) {
+        let digests = self.ends[self.at].digests;
         bhs.0[field::TOTAL_AHS_LENGTH] = (ahs.len() / 4) as u8;
         bhs.set_data_segment_length(data.len() as u32);
         let mut bytes = [&bhs.0, ahs].concat();
-        if self.digests.0 {
+        if digests.0 {
             bytes.extend(digest::of(&bytes));
         }
         if !data.is_empty() {
             let start = bytes.len();
             bytes.extend_from_slice(data);
             bytes.resize(bytes.len() + pad_len(data.len() as u32), 0);
-            if self.digests.1 {
+            if digests.1 {
                 let sum = digest::of(&bytes[start..]);
                 bytes.extend(sum);
             }
@@ -174,8 +213,8 @@ impl Gateway {
 
     fn feed(&mut self, mut bytes: &[u8], input: &mut Unstructured<'_>) {
         loop {
-            self.serve(input);
-            let target = self.conn.read_target();
+            self.serve_all(input);
+            let target = self.ends[self.at].conn.read_target();
             let room = target.buf.capacity() - target.buf.len();
             assert!(target.limit <= room, "the limit {} exceeds the capacity {room}", target.limit);
             let n = target.limit.min(bytes.len());
@@ -184,108 +223,44 @@ impl Gateway {
             }
             target.buf.extend_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
-            self.conn.received(n);
+            self.ends[self.at].conn.received(n);
         }
     }
 
-    fn serve(&mut self, input: &mut Unstructured<'_>) {
-        loop {
-            while let Some(event) = self.conn.poll(self.now) {
-                assert!(!self.closed, "{event:?} after the end");
-                self.handle(event, input);
+    /// Serves all connections until none has anything more to do.
+    fn serve_all(&mut self, input: &mut Unstructured<'_>) {
+        for _ in 0..ROUNDS_MAX {
+            let mut has_wished = false;
+            for at in 0..self.ends.len() {
+                let session = self.session();
+                for wish in self.ends[at].serve(self.now, session.as_ref(), input) {
+                    has_wished = true;
+                    self.fulfil(at, &wish);
+                }
             }
-            if self.flush() == 0 {
+            if !has_wished && !self.ends.iter().any(|end| end.conn.wakes_others()) {
                 return;
             }
         }
+        panic!("connections wake each other for ever");
     }
 
-    /// Takes what the connection has to send; how many bytes that were.
-    fn flush(&mut self) -> usize {
-        let mut all = 0;
-        loop {
-            let mut slices = [IoSlice::new(&[]); 16];
-            let n = self.conn.fill_io_slices(&mut slices);
-            let bytes: usize = slices[..n].iter().map(|slice| slice.len()).sum();
-            if bytes == 0 {
-                return all;
+    fn fulfil(&mut self, at: usize, wish: &Wish) {
+        let own = self.ends[at].cid;
+        let mut found = false;
+        for (other, end) in self.ends.iter_mut().enumerate().filter(|(_, end)| !end.closed) {
+            let is_meant = match wish {
+                Wish::EndOthers => other != at,
+                Wish::EndOther(cid) => other != at && end.cid == *cid,
+                Wish::TakePlace => other != at && end.cid == own && end.conn.session().is_some(),
+            };
+            if is_meant {
+                found = true;
+                end.conn.close();
             }
-            self.conn.sent(bytes);
-            all += bytes;
+        }
+        if matches!(wish, Wish::EndOther(_)) {
+            self.ends[at].conn.logout_other_complete(found);
         }
     }
-
-    fn handle(&mut self, event: Event, input: &mut Unstructured<'_>) {
-        let choice = input.arbitrary::<u8>().unwrap_or(0);
-        let conn = &mut self.conn;
-        match event {
-            Event::Login(_) if choice % 16 == 15 => conn.login_refuse(LoginStatus::ServiceUnavailable),
-            Event::Login(_) => conn.login_grant(grant(choice)),
-            Event::LoggedIn(info) => self.digests = (info.params.header_digest, info.params.data_digest),
-            Event::Command(command) => {
-                let len = command.expected_data_transfer_length.min(DATA_MAX);
-                match choice % 6 {
-                    0 => return conn.respond(command.tag, Response { status: 8, ..Response::default() }),
-                    1 => conn.accept(command.tag, DataOut::None),
-                    2 => return conn.abandon(command.tag),
-                    _ => conn.accept(
-                        command.tag,
-                        DataOut::Receive { len, buf: BytesMut::with_capacity(len as usize) },
-                    ),
-                }
-                self.tags.push(command.tag);
-            }
-            Event::DataOut { tag, data } => {
-                assert!(self.tags.contains(&tag) && data.len() <= DATA_MAX as usize)
-            }
-            Event::DataOutFailed { tag, .. } => assert!(self.tags.contains(&tag)),
-            Event::TaskManagement(request) => self.tmfs.push(request.initiator_task_tag),
-            Event::SendTargets(_) => {
-                let portals = vec![("192.0.2.1:3260".to_owned(), 1); usize::from(choice % 4)];
-                let target = TargetRecord { name: TARGET.into(), portals };
-                conn.send_targets(&vec![target; usize::from(choice % 64)]);
-            }
-            Event::LogoutRequested { .. } => {
-                while !self.tags.is_empty() {
-                    self.end_one(input);
-                }
-                self.conn.logout_complete();
-            }
-            Event::LogoutOther { .. } => self.conn.logout_other_complete(choice & 1 == 1),
-            Event::Closed(_) => self.closed = true,
-        }
-    }
-
-    fn end_one(&mut self, input: &mut Unstructured<'_>) {
-        if let Some(tag) = self.tmfs.pop() {
-            self.conn.tmf_response(tag, TmfResponse::FunctionComplete);
-        }
-        if self.tags.is_empty() {
-            return;
-        }
-        let (which, len) = (input.arbitrary::<u8>().unwrap_or(0), input.arbitrary::<u8>().unwrap_or(0));
-        let tag = self.tags.swap_remove(usize::from(which) % self.tags.len());
-        if len == 255 {
-            return self.conn.abandon(tag);
-        }
-        let data_in = Bytes::from(vec![which; usize::from(len) * 40]);
-        let transfer_length = data_in.len() as u64;
-        self.conn.respond(tag, Response { data_in, transfer_length, ..Response::default() });
-    }
-}
-
-fn grant(choice: u8) -> LoginGrant {
-    let secret = |bytes: &[u8]| Secret::new(bytes).expect("long enough");
-    let chap = || {
-        Authentication::Chap(Box::new(ChapGrant {
-            initiator: Credentials { name: "host".into(), secret: secret(b"twelve bytes") },
-            target: (choice & 4 == 4)
-                .then(|| Credentials { name: "disk".into(), secret: secret(b"other twelve") }),
-            identifier: 7,
-            nonce: [7; 16],
-            key: ChallengeKey::new([9; 32]),
-        }))
-    };
-    let authentication = if choice & 3 == 3 { chap() } else { Authentication::None };
-    LoginGrant { portal_group_tag: 1, tsih: 1, authentication, ..LoginGrant::default() }
 }
