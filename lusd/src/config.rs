@@ -12,7 +12,7 @@ use std::time::Duration;
 use lus_map::DaemonId;
 use lusd_ceph::ClusterOptions;
 
-use crate::service::Limits;
+use crate::service::{Limits, Redirect};
 
 pub mod cli;
 pub mod ini;
@@ -402,6 +402,7 @@ impl Config {
             connection_memory: s.number("lus_connection_memory"),
             connections: s.number("lus_connections_max"),
             logins: s.number("lus_logins_max"),
+            sessions: s.number("lus_sessions_max"),
             redirect: redirect(s.text("lus_login_redirect"))?,
             send_timeout: s.time("lus_send_timeout"),
             iscsi: Arc::new(iscsi),
@@ -440,11 +441,19 @@ impl Config {
 }
 
 /// The value of `lus_login_redirect`.
-fn redirect(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
-    let bad = || ConfigError::Conflict(format!("lus_login_redirect: {text} is not ADDRESS:PORT"));
-    match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| bad()),
+fn redirect(text: &str) -> Result<Option<Redirect>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (address, permanently) = match text.strip_prefix("permanent:") {
+        Some(address) => (address, true),
+        None => (text, false),
+    };
+    match address.parse() {
+        Ok(address) => Ok(Some(Redirect { address, permanently })),
+        Err(_) => Err(ConfigError::Conflict(format!(
+            "lus_login_redirect: {text} is neither ADDRESS:PORT nor permanent:ADDRESS:PORT"
+        ))),
     }
 }
 
@@ -625,6 +634,19 @@ mod tests {
         let options = config.cluster_options();
         assert_eq!(options.name, "client.lus.a");
         assert!(options.options.contains(&("admin_socket".to_owned(), String::new())));
+    }
+
+    #[test]
+    fn where_logins_are_sent() {
+        let redirect = |value: &str| config("-i a", &format!("[client]\nlus_login_redirect = {value}\n"));
+        let to = |value: &str| redirect(value).unwrap().limits.redirect;
+        assert_eq!(to(""), None);
+        let address = "[2001:db8::1]:3261".parse().unwrap();
+        assert_eq!(to("[2001:db8::1]:3261"), Some(Redirect { address, permanently: false }));
+        assert_eq!(to("permanent:[2001:db8::1]:3261"), Some(Redirect { address, permanently: true }));
+        for wrong in ["192.0.2.1", "permanent:", "forever:192.0.2.1:3260", "host:3260"] {
+            assert!(redirect(wrong).unwrap_err().to_string().starts_with("lus_login_redirect: "), "{wrong}");
+        }
     }
 
     #[test]

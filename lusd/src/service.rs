@@ -33,14 +33,27 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at one portal that have not logged in; for one more, the one that takes the longest is closed.
     pub logins: usize,
-    /// Where normal sessions are sent instead of being let in: target redirection (RFC 7143 11.13.5, 0x0101).
-    pub redirect: Option<SocketAddr>,
+    /// Normal sessions at the same time; a login that would begin one more is refused (0302), but for logins that are under way at that
+    /// moment. Beside data memory a session takes some 400 KiB for each connection: what is received (64 KiB), what waits to be sent
+    /// (256 KiB), the table of its tasks; and some 200 bytes for each LUN.
+    pub sessions: usize,
+    /// Where normal sessions are sent instead of being let in: target redirection (RFC 7143 11.13.5, 0x0101 and 0x0102).
+    pub redirect: Option<Redirect>,
     /// A connection whose peer takes nothing of a pending answer for this long is reset.
     pub send_timeout: Duration,
     /// How old a command may be when it is submitted: see [`STALL_BOUND`].
     pub stall_bound: Duration,
     /// What iSCSI negotiates and bounds.
     pub iscsi: Arc<lusd_iscsi::Config>,
+}
+
+/// Where initiators are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The portal.
+    pub address: SocketAddr,
+    /// They are to forget the address that they came to.
+    pub permanently: bool,
 }
 
 impl Default for Limits {
@@ -50,6 +63,7 @@ impl Default for Limits {
             connection_memory: 32 << 20,
             connections: 4096,
             logins: 512,
+            sessions: 3584,
             redirect: None,
             send_timeout: Duration::from_secs(30),
             stall_bound: STALL_BOUND,

@@ -209,6 +209,7 @@ fn play(script: &str) -> String {
                 peer.conn.login_refuse(LoginStatus::from_code(code).unwrap());
             }
             "redirect" => peer.conn.login_redirect(false, rest),
+            "redirect-permanently" => peer.conn.login_redirect(true, rest),
             "pass" => peer.pass(Duration::from_secs(number(rest).into())),
             _ => panic!("{verb} is not a verb"),
         }

@@ -72,10 +72,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         "connections at one portal that have not logged in; for one more the slowest is closed",
     ),
     row(
+        "lus_sessions_max",
+        Kind::Count(1, u16::MAX as u64),
+        "3584",
+        "normal sessions at the same time; what lus_connections_max has beyond is for logins, discovery and further connections",
+    ),
+    row(
         "lus_login_redirect",
         Kind::Text,
         "",
-        "ADDRESS:PORT to which initiators are sent that log in here (target moved temporarily); empty: nowhere",
+        "ADDRESS:PORT to which initiators are sent that log in here (target moved temporarily), or permanent:ADDRESS:PORT; empty: nowhere",
     ),
     row(
         "lus_max_recv_data_segment_length",

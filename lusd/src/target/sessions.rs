@@ -162,11 +162,17 @@ impl Sessions {
         let nexuses = lock(&self.nexuses);
         loop {
             let tsih = (self.next_tsih.fetch_add(1, SeqCst) % u64::from(u16::MAX)) as u16 + 1;
-            // There may be more sessions than handles; then one that is taken is as good as another.
+            // Logins that are under way may make it more sessions than handles: then one that is taken is as good as another.
             if nexuses.len() >= usize::from(u16::MAX) || nexuses.values().all(|place| place.tsih != tsih) {
                 return tsih;
             }
         }
+    }
+
+    /// Whether there are `max` sessions, none of which a login of `nexus` would take the place of.
+    pub fn is_full(&self, nexus: &Nexus, max: usize) -> bool {
+        let nexuses = lock(&self.nexuses);
+        nexuses.len() >= max && !nexuses.contains_key(nexus)
     }
 
     /// The shard of the session that `nexus` has under `tsih`.

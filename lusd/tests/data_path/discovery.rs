@@ -1,8 +1,9 @@
 //! What initiators may see, and who gets in.
 
+use lusd::service::{Limits, Redirect};
 use lusd::target::view::{Portal, TargetView, View};
 
-use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits};
+use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
 use crate::initiator::{Command, Gone, Pdu};
 
 const OPEN: &str = "iqn.2026-11.io.lus:open";
@@ -67,27 +68,62 @@ fn portals_are_named_with_addresses_that_can_be_reached() {
     assert_eq!(records[1..], expected.map(|portal| format!("TargetAddress={portal}")));
 }
 
-/// Target moved temporarily (RFC 7143 11.13.5); discovery stays, and so does who comes to where it was sent.
+/// Target moved temporarily, or permanently (RFC 7143 11.13.5); discovery stays, and so does who comes to where it was sent.
 #[test]
 fn logins_are_sent_elsewhere() {
-    let elsewhere = "192.0.2.9:3260".parse().unwrap();
-    let limits = lusd::service::Limits { redirect: Some(elsewhere), ..limits() };
-    let (gateway, _) = Gateway::with_ram(limits, 1);
-    let mut host = gateway.connect();
-    host.send_login(&format!("InitiatorName={HOST}\0TargetName={TARGET}\0"));
-    let answer = host.receive().unwrap();
-    assert_eq!((answer.bhs[36], answer.bhs[37]), (1, 1));
-    assert_eq!(answer.text(), ["TargetAddress=192.0.2.9:3260"]);
-    assert_eq!(host.end(), Gone::Closed);
-    let mut host = gateway.connect();
-    assert_eq!(
-        host.login(HOST, "iqn.2026-11.io.lus:nothing", "").map(|_| ()),
-        Err((2, 3)),
-        "not for strangers"
-    );
-    let mut host = gateway.connect();
-    host.login(HOST, "", "").unwrap();
-    assert_eq!(host.send_targets("All").len(), 2);
+    for permanently in [false, true] {
+        let elsewhere = Redirect { address: "192.0.2.9:3260".parse().unwrap(), permanently };
+        let (gateway, _) = Gateway::with_ram(Limits { redirect: Some(elsewhere), ..limits() }, 1);
+        let mut host = gateway.connect();
+        host.send_login(&format!("InitiatorName={HOST}\0TargetName={TARGET}\0"));
+        let answer = host.receive().unwrap();
+        assert_eq!((answer.bhs[36], answer.bhs[37]), (1, if permanently { 2 } else { 1 }));
+        assert_eq!(answer.text(), ["TargetAddress=192.0.2.9:3260"]);
+        assert_eq!(host.end(), Gone::Closed);
+        let mut host = gateway.connect();
+        let stranger = host.login(HOST, "iqn.2026-11.io.lus:nothing", "").map(|_| ());
+        assert_eq!(stranger, Err((2, 3)), "not for strangers");
+        let mut host = gateway.connect();
+        host.login(HOST, "", "").unwrap();
+        assert_eq!(host.send_targets("All").len(), 2);
+    }
+}
+
+/// Out of resources: a status after which initiators try again. Who is in stays in, and may take its own place.
+#[test]
+fn sessions_are_bounded() {
+    const OUT_OF_RESOURCES: (u8, u8) = (3, 2);
+    let (gateway, _) = Gateway::with_ram(Limits { sessions: 2, ..limits() }, 2);
+    let (mut first, mut second) = (gateway.session(), gateway.session());
+    let mut third = gateway.connect();
+    assert_eq!(third.login(HOST, TARGET, "").map(|_| ()), Err(OUT_OF_RESOURCES));
+    assert_eq!(third.end(), Gone::Closed);
+    // Discovery is none of them.
+    let mut discovery = gateway.connect();
+    discovery.login(HOST, "", "").unwrap();
+    assert_eq!(discovery.send_targets("All").len(), 2);
+    let mut again = gateway.connect();
+    again.isid = second.isid;
+    again.login(HOST, TARGET, "").unwrap();
+    assert_eq!(second.end(), Gone::Reset);
+    first.logout();
+    assert_eq!(first.end(), Gone::Closed);
+    until("it is gone", || gateway.service.sessions.connections() == 2);
+    gateway.session().run(&Command::read(0, 8)).good();
+}
+
+/// RFC 7143 6.3.1 lets a discovery session name a target; it means nothing.
+#[test]
+fn a_discovery_session_may_name_a_target() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    for target in [TARGET, "iqn.2026-11.io.lus:nothing"] {
+        let mut discovery = gateway.connect();
+        discovery.isid = host.isid;
+        discovery.login(HOST, "", &format!("TargetName={target}\0")).unwrap();
+        assert_eq!(discovery.send_targets("All").len(), 2);
+    }
+    host.run(&Command::test_unit_ready()).good();
 }
 
 #[test]

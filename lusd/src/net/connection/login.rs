@@ -1,6 +1,5 @@
 //! Who comes, where it belongs, and what it has to show before its login is answered.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{Connection, End};
 use crate::net::shard::Shard;
+use crate::service::{Redirect, Service};
 use crate::target::group::{Group, Membership};
 use crate::target::sessions::{ConnectionHandle, Nexus, Seat};
 use crate::target::view::View;
@@ -74,16 +74,17 @@ impl Connection {
         let nexus = Nexus {
             initiator: request.initiator_name.clone(),
             isid: request.isid.0,
-            target: request.target_name.clone(),
+            // Of a discovery session a TargetName says nothing.
+            target: request.target_name.clone().filter(|_| request.session_type == SessionType::Normal),
         };
         let decision = if self.shard.service.is_isolated() {
             Err(LoginStatus::ServiceUnavailable)
         } else {
             decide(&view, &request)
         };
-        if let (Ok(()), Some(address)) = (&decision, self.redirection(&request)) {
-            info!(initiator = %request.initiator_name, %address, "login redirected");
-            return self.proto.login_redirect(false, &address.to_string());
+        if let (Ok(()), Some(Redirect { address, permanently })) = (&decision, self.redirection(&request)) {
+            info!(initiator = %request.initiator_name, %address, permanently, "login redirected");
+            return self.proto.login_redirect(permanently, &address.to_string());
         }
         let decision = decision.and_then(|()| self.whereto(&nexus, &request));
         match decision {
@@ -123,10 +124,12 @@ impl Connection {
 
     /// Whether the login begins a session, or is of one that there is (RFC 7143 6.3.4).
     fn whereto(&self, nexus: &Nexus, request: &LoginRequest) -> Result<Whereto, LoginStatus> {
+        let Service { sessions, limits, .. } = &*self.shard.service;
         if request.tsih == 0 {
-            return Ok(Whereto::New);
+            let is_full = nexus.target.is_some() && sessions.is_full(nexus, limits.sessions);
+            return if is_full { Err(LoginStatus::OutOfResources) } else { Ok(Whereto::New) };
         }
-        let shard = self.shard.service.sessions.find(nexus, request.tsih)?;
+        let shard = sessions.find(nexus, request.tsih)?;
         if shard != self.shard.index {
             return Ok(Whereto::Elsewhere(shard));
         }
@@ -139,11 +142,11 @@ impl Connection {
     }
 
     /// Where else this login is to go. Discovery stays here, and so does who was sent to this very portal.
-    fn redirection(&self, request: &LoginRequest) -> Option<SocketAddr> {
-        let address = self.shard.service.limits.redirect?;
+    fn redirection(&self, request: &LoginRequest) -> Option<Redirect> {
+        let redirect @ Redirect { address, .. } = self.shard.service.limits.redirect?;
         let here = self.stream.local_addr().ok()?;
         let is_here = (here.ip().to_canonical(), here.port()) == (address.ip(), address.port());
-        (request.session_type == SessionType::Normal && !is_here).then_some(address)
+        (request.session_type == SessionType::Normal && !is_here).then_some(redirect)
     }
 
     /// Takes the place of an older session or connection, and waits until nothing of that can take effect any more, before the login's
