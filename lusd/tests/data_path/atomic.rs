@@ -5,17 +5,17 @@ use lusd::lun::unit::Unit;
 use crate::gateway::{Gateway, HOST, OTHER_HOST, limits, until};
 use crate::initiator::{Command, Initiator, pattern, tmf};
 
-const MISCOMPARE: (u8, u8, u8) = (0x0e, 0x1d, 0x00);
+pub(crate) const MISCOMPARE: (u8, u8, u8) = (0x0e, 0x1d, 0x00);
 const INVALID_FIELD_IN_CDB: (u8, u8, u8) = (5, 0x24, 0x00);
 
-fn sixteen(opcode: u8, lba: u64, blocks: u32, data: Vec<u8>) -> Command {
+pub(crate) fn sixteen(opcode: u8, lba: u64, blocks: u32, data: Vec<u8>) -> Command {
     let mut command = Command { data, ..Command::new(&[opcode]) };
     command.cdb[2..10].copy_from_slice(&lba.to_be_bytes());
     command.cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
     command
 }
 
-fn compare_and_write(lba: u64, old: &[u8], new: &[u8]) -> Command {
+pub(crate) fn compare_and_write(lba: u64, old: &[u8], new: &[u8]) -> Command {
     sixteen(0x89, lba, (old.len() / 512) as u32, [old, new].concat())
 }
 

@@ -18,7 +18,7 @@ fn target(unit: &Unit) -> Vec<u8> {
 }
 
 /// From the first of `units` to the last: `blocks` from block `from` to block `to`.
-fn copy(units: &[&Unit], segments: &[(u16, u64, u64)]) -> Command {
+pub(crate) fn copy(units: &[&Unit], segments: &[(u16, u64, u64)]) -> Command {
     let mut list = vec![0; 16];
     list[0] = 5;
     list[3] = (units.len() * 32) as u8;
@@ -38,7 +38,7 @@ fn copy(units: &[&Unit], segments: &[(u16, u64, u64)]) -> Command {
 }
 
 /// COPY MANAGER STATUS, segments and bytes.
-fn status(host: &mut Initiator) -> (u8, u16, u32) {
+pub(crate) fn status(host: &mut Initiator) -> (u8, u16, u32) {
     let command = Command { reads: 12, ..Command::new(&[0x84, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12]) };
     let data = host.run(&command).good().data;
     let be32 = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap());

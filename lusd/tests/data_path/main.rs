@@ -14,6 +14,7 @@ mod erase;
 mod garbage;
 mod gate;
 mod gateway;
+mod habits;
 mod hostile;
 mod initiator;
 mod management;

@@ -7,33 +7,33 @@ use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
 use crate::initiator::{Answer, Command, Gone, Initiator, Pdu, pattern, tmf};
 
 const CONFLICT: u8 = 0x18;
-const REGISTER: u8 = 0;
-const RESERVE: u8 = 1;
-const RELEASE: u8 = 2;
-const CLEAR: u8 = 3;
-const PREEMPT: u8 = 4;
-const PREEMPT_AND_ABORT: u8 = 5;
+pub(crate) const REGISTER: u8 = 0;
+pub(crate) const RESERVE: u8 = 1;
+pub(crate) const RELEASE: u8 = 2;
+pub(crate) const CLEAR: u8 = 3;
+pub(crate) const PREEMPT: u8 = 4;
+pub(crate) const PREEMPT_AND_ABORT: u8 = 5;
 
 const WRITE_EXCLUSIVE: u8 = 1;
 const EXCLUSIVE_ACCESS: u8 = 3;
-const REGISTRANTS_ONLY: u8 = 5;
+pub(crate) const REGISTRANTS_ONLY: u8 = 5;
 
 /// PERSISTENT RESERVE OUT.
-fn out(service: u8, kind: u8, key: u64, new_key: u64) -> Command {
+pub(crate) fn out(service: u8, kind: u8, key: u64, new_key: u64) -> Command {
     let mut data = [&key.to_be_bytes()[..], &new_key.to_be_bytes()].concat();
     data.resize(24, 0);
     Command { data, ..Command::new(&[0x5f, service, kind, 0, 0, 0, 0, 0, 24, 0]) }
 }
 
 /// READ KEYS: PRgeneration and the keys.
-fn keys(host: &mut Initiator) -> (u32, Vec<u64>) {
+pub(crate) fn keys(host: &mut Initiator) -> (u32, Vec<u64>) {
     let read = Command { reads: 256, ..Command::new(&[0x5e, 0, 0, 0, 0, 0, 0, 1, 0, 0]) };
     let data = host.run(&read).good().data;
     let keys = data[8..].chunks_exact(8).map(|key| u64::from_be_bytes(key.try_into().unwrap()));
     (u32::from_be_bytes(data[..4].try_into().unwrap()), keys.collect())
 }
 
-fn conflicts(answer: &Answer) -> bool {
+pub(crate) fn conflicts(answer: &Answer) -> bool {
     answer.status == CONFLICT && answer.sense.is_empty()
 }
 
