@@ -57,6 +57,8 @@ static struct iscsi_context *login_once(const struct target *target, int *lun, c
 	iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL);
 	iscsi_set_noautoreconnect(iscsi, 1);
 	iscsi_set_timeout(iscsi, target->timeout_s);
+	if (target->isid != 0)
+		iscsi_set_isid_random(iscsi, target->isid & 0xffffff, 0);
 	*lun = url->lun;
 	if (iscsi_connect_sync(iscsi, url->portal) != 0 || iscsi_login_sync(iscsi) != 0) {
 		snprintf(reason, reason_size, "%s", iscsi_get_error(iscsi));

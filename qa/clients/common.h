@@ -23,6 +23,7 @@ struct target {
 	const char *initiator; /* InitiatorName */
 	double retry_s;        /* login is tried again for so long; 0: once */
 	int timeout_s;         /* limit of each command and of each login attempt */
+	uint32_t isid;         /* of the initiator port, 24 bits; 0: a random one for each session */
 };
 
 /* A session, logged in, and the unit's geometry. */

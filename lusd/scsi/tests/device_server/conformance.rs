@@ -73,7 +73,7 @@ const COMMANDS: &[About] = &[
     ("RELEASE (", "", RESERVES),
     ("PERSISTENT RESERVE IN", "", &["reservation::reports_count_what_they_do_not_return", "reservation::all_target_ports"]),
     ("PERSISTENT RESERVE OUT", "all six types; APTPL; 512 registrations", PERSISTS),
-    ("PERSISTENT RESERVE OUT, REGISTER", "SPEC_I_PT, ALL_TG_PT, APTPL; 512 registrations", &["reservation::registering_goes_by_tables_67_and_68", "reservation::spec_i_pt_registers_others_too", "reservation::all_target_ports", "reservation::unregistering_the_holder_ends_the_reservation", "reservation::the_holders_new_key_is_the_reservations", "reservation::registrations_are_bounded"]),
+    ("PERSISTENT RESERVE OUT, REGISTER", "SPEC_I_PT, ALL_TG_PT, APTPL; 512 registrations", &["suite reservations", "reservation::registering_goes_by_tables_67_and_68", "reservation::spec_i_pt_registers_others_too", "reservation::all_target_ports", "reservation::unregistering_the_holder_ends_the_reservation", "reservation::the_holders_new_key_is_the_reservations", "reservation::registrations_are_bounded"]),
     ("PERSISTENT RESERVE OUT, REGISTER AND MOVE", "", &["reservation::register_and_move"]),
     ("PERSISTENT RESERVE OUT, CLEAR", "", &["reservation::clear_takes_everything_and_tells_all_that_were_registered"]),
     ("PERSISTENT RESERVE OUT, PREEMPT", "", &["reservation::preempting_the_holder_takes_its_reservation", "reservation::a_holder_may_preempt_itself", "reservation::preempting_another_key_removes_registrations_only", "reservation::preempting_all_registrants", "reservation::preempt_and_abort_ends_the_tasks_of_whom_it_removes", "lusd: reservations::preempt_and_abort_ends_what_the_other_one_has_under_way"]),
