@@ -35,6 +35,7 @@ use crate::login::Login;
 use crate::params::{Params, SessionType};
 use crate::pdu::{self, AsyncCode, RejectReason, TargetSns};
 use crate::serial::Serial;
+use crate::session::shared::Place;
 use crate::session::{Session, SessionHandle, tasks, window::Admission};
 use output::Output;
 use timer::Timers;
@@ -252,12 +253,9 @@ impl Connection {
 
     /// Takes the PDU that waited for its turn, if that has come; says whether it has.
     fn take_parked(&mut self) -> Result<bool, CloseReason> {
-        let comes = |head: &mut Head| {
-            let cmd_sn = Serial(head.bhs.u32_at(field::CMD_SN));
-            !self.session.window.keeps_waiting(cmd_sn)
-        };
+        let comes = |head: &mut Head| !self.session.window.keeps_waiting(Place::of(&head.bhs));
         let Some(head) = self.parked.take_if(comes) else { return Ok(false) };
-        self.session.window.unpark(Serial(head.bhs.u32_at(field::CMD_SN)));
+        self.session.window.unpark(Place::of(&head.bhs));
         self.wait = Wait::Nothing;
         self.take_head(head)?;
         Ok(true)
@@ -323,6 +321,18 @@ impl Connection {
     #[must_use]
     pub fn statuses_unacknowledged(&self) -> u32 {
         self.stat_sn.since(self.exp_stat_sn)
+    }
+
+    /// The number that the next status will have.
+    #[must_use]
+    pub fn next_stat_sn(&self) -> Serial {
+        self.stat_sn
+    }
+
+    /// Whether the initiator has acknowledged all statuses before this one.
+    #[must_use]
+    pub fn is_acknowledged(&self, stat_sn: Serial) -> bool {
+        !self.exp_stat_sn.is_before(stat_sn)
     }
 
     /// What was negotiated so far.
@@ -468,9 +478,7 @@ impl Connection {
                 Admission::InOrder => {}
                 Admission::Ignore => return Ok(Ok(())),
                 Admission::Gap if self.session.window.has_others() => {
-                    self.session.window.park(Serial(bhs.u32_at(field::CMD_SN)));
-                    self.wait = Wait::Turn;
-                    self.parked = Some(head);
+                    self.park(head);
                     return Ok(Ok(()));
                 }
                 Admission::Gap => {
@@ -478,6 +486,10 @@ impl Connection {
                     return Err(CloseReason::CmdSnGap);
                 }
             }
+        }
+        if opcode == Opcode::TaskManagementRequest && self.waits_for_commands(bhs) {
+            self.park(head);
+            return Ok(Ok(()));
         }
         if self.session_type == SessionType::Discovery
             && !matches!(opcode, Opcode::TextRequest | Opcode::LogoutRequest)
@@ -492,6 +504,13 @@ impl Connection {
             Opcode::LogoutRequest => self.take_logout(bhs),
             _ => unreachable!("{opcode:?} was dealt with above"),
         })
+    }
+
+    /// The request waits until other connections of the session have brought what comes before it.
+    fn park(&mut self, head: Head) {
+        self.session.window.park(Place::of(&head.bhs));
+        self.wait = Wait::Turn;
+        self.parked = Some(head);
     }
 
     /// Takes an acknowledgement of statuses: one that goes back, or that is of what was never sent, says nothing (4.2.2.2).
@@ -574,7 +593,7 @@ impl Connection {
         self.tmfs.clear();
         self.timers.stop();
         if let Some(head) = self.parked.take() {
-            self.session.window.unpark(Serial(head.bhs.u32_at(field::CMD_SN)));
+            self.session.window.unpark(Place::of(&head.bhs));
         }
         self.session.leave();
         for task in self.session.tasks.iter_mut() {

@@ -234,6 +234,8 @@ pub struct TmfRequest {
     pub lun: u64,
     /// The task that is meant.
     pub referenced: Referenced,
+    /// The initiator's name for it; what is not here may be on another connection of the session.
+    pub referenced_task_tag: u32,
     /// RefCmdSN as sent.
     pub ref_cmd_sn: Serial,
     /// CmdSN of the request: tasks after it are not affected.

@@ -201,6 +201,22 @@ fn acknowledgements_of_statuses_that_were_not_sent() {
     assert_eq!(ping(&mut peer, now.add(1 << 31)), 3);
 }
 
+/// RFC 7143 11.5.1: no function aborts another one.
+#[test]
+fn an_abort_of_a_function_is_rejected() {
+    let mut peer = Peer::logged_in(Config::default(), "");
+    let reset = peer.tmf(TmfFunction::LogicalUnitReset);
+    peer.send(reset.to_bhs(), &[]);
+    assert_eq!(tmf_event(&mut peer).function, TmfFunction::LogicalUnitReset);
+    let abort = peer.tmf(TmfFunction::AbortTask);
+    let abort = TaskManagementRequest { referenced_task_tag: reset.initiator_task_tag, ..abort };
+    peer.send(abort.to_bhs(), &[]);
+    assert_eq!(tmf_answer(&mut peer), TmfResponse::FunctionRejected);
+    peer.no_event();
+    peer.conn.tmf_response(reset.initiator_task_tag, TmfResponse::FunctionComplete);
+    assert_eq!(tmf_answer(&mut peer), TmfResponse::FunctionComplete);
+}
+
 #[test]
 fn functions_in_progress_are_bounded() {
     let config = Config { immediate_window: 2, ..Config::default() };

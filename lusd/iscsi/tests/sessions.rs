@@ -4,8 +4,12 @@ mod common;
 
 use common::{INITIATOR, Peer, TARGET, pattern};
 use lusd_iscsi::bhs::Opcode;
-use lusd_iscsi::pdu::{LoginRequest, LogoutRequest, LogoutResponse, LogoutResult, Reject, RejectReason};
-use lusd_iscsi::{CloseReason, Config, DataOut, Event, LoginGrant, LogoutReason, Serial, SessionHandle};
+use lusd_iscsi::pdu::{
+    LoginRequest, LogoutRequest, LogoutResponse, LogoutResult, Reject, RejectReason, TaskManagementRequest,
+};
+use lusd_iscsi::{
+    CloseReason, Config, DataOut, Event, LoginGrant, LogoutReason, Serial, SessionHandle, TmfFunction,
+};
 
 fn config() -> Config {
     Config { max_connections: 4, ..Config::default() }
@@ -79,6 +83,45 @@ fn commands_are_taken_in_the_order_of_their_numbers() {
     let copy = a.read_command(0);
     a.send(copy.to_bhs(), &[]);
     a.no_event();
+}
+
+/// RFC 7143 11.5.1: a function is about all tasks with lower numbers, by whichever connection they come.
+#[test]
+fn functions_about_many_tasks_wait_for_the_commands_before_them() {
+    let (mut a, session) = leading(config());
+    let mut b = join(&session, 1, "");
+    let send_tmf = |peer: &mut Peer, function| {
+        let request = TaskManagementRequest { ref_cmd_sn: Serial(100), ..peer.tmf(function) };
+        peer.send(request.to_bhs(), &[]);
+        request.initiator_task_tag
+    };
+    let is_tmf = |event, tag| {
+        assert!(matches!(event, Event::TaskManagement(request) if request.initiator_task_tag == tag));
+    };
+    // One that names its task waits for nothing.
+    at(&mut a, 2);
+    let tag = send_tmf(&mut a, TmfFunction::AbortTask);
+    is_tmf(a.event(), tag);
+    let tag = send_tmf(&mut a, TmfFunction::AbortTaskSet);
+    a.no_event();
+    assert!(a.conn.is_waiting() && !b.conn.wakes_others());
+    at(&mut b, 0);
+    let command = b.read_command(0);
+    b.run(&command);
+    assert!(!b.conn.wakes_others(), "one is missing yet");
+    a.no_event();
+    let command = b.read_command(0);
+    b.run(&command);
+    assert!(b.conn.wakes_others());
+    is_tmf(a.event(), tag);
+    assert!(!b.conn.wakes_others());
+    // What a lost connection was to bring is waited for no more. The window may be used up.
+    at(&mut a, 4);
+    let tag = send_tmf(&mut a, TmfFunction::LogicalUnitReset);
+    a.no_event();
+    b.conn.close();
+    assert!(b.conn.wakes_others());
+    is_tmf(a.event(), tag);
 }
 
 #[test]

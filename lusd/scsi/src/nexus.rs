@@ -35,6 +35,13 @@ impl NexusLu {
         self.member.told.establish(attention);
     }
 
+    /// It is lost, and goes on as if it had just begun (I_T NEXUS RESET, SAM-5 6.3.4): what it held by RESERVE is free; registrations and
+    /// persistent reservations stay.
+    pub fn reset(&self) {
+        self.book.let_go(&self.member);
+        self.establish(UnitAttention::NexusLoss);
+    }
+
     /// The unit attention that would be reported next; it stays pending (QUERY ASYNCHRONOUS EVENT, SAM-5 7.9).
     pub fn pending(&self, lu: &crate::LogicalUnit) -> Option<SenseCode> {
         self.member.told.pending(&lu.attentions)

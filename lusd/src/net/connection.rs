@@ -232,6 +232,7 @@ impl Connection {
             self.outcomes()?;
             if let Some(session) = &mut self.session {
                 session.follow_order(&mut carrier!(self, now));
+                session.follow_acknowledgements(&mut self.proto);
                 if self.proto.wakes_others()
                     && let Some(membership) = session.membership()
                 {

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-use lusd_iscsi::SessionHandle;
+use lusd_iscsi::{Connection as Proto, Serial, SessionHandle, TaskInfo};
 use lusd_scsi::{Lun, NexusLu};
 use tokio::sync::Notify;
 
@@ -38,6 +38,8 @@ pub struct Group {
     nexuses: RefCell<Nexuses>,
     /// What the session has been shown.
     seen: RefCell<Option<Seen>>,
+    /// Tasks that are not SIMPLE, and some that have ended.
+    announced: RefCell<Vec<Weak<Announcement>>>,
 }
 
 #[derive(Debug)]
@@ -47,13 +49,13 @@ struct Member {
     mail: Rc<Mail>,
 }
 
-/// What the other connections of the session ask of one.
+/// What the other connections of the session have for one.
 #[derive(Debug, Default)]
-pub struct Mail(RefCell<Vec<Abort>>);
+pub struct Mail(RefCell<Vec<Letter>>);
 
 impl Mail {
     /// Takes what has come.
-    pub(super) fn take(&self) -> Vec<Abort> {
+    pub(super) fn take(&self) -> Vec<Letter> {
         std::mem::take(&mut *self.0.borrow_mut())
     }
 
@@ -62,6 +64,21 @@ impl Mail {
     pub(super) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
+
+    fn put(&self, letter: Letter) {
+        self.0.borrow_mut().push(letter);
+    }
+}
+
+/// What one connection of a session has for another.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// Tasks are to end.
+    Abort(Abort),
+    /// It has a task that is not SIMPLE.
+    Special(Foreign),
+    /// A question about tasks.
+    Query(Query),
 }
 
 /// A function that another connection of the session has brought: it is about these tasks, too.
@@ -74,11 +91,87 @@ pub(super) struct Abort {
     pub(super) promise: Promise,
 }
 
-/// Dropped when nothing of the tasks can take effect any more.
+/// A task that is not SIMPLE, as the other connections of its session see it.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    pub(super) cmd_sn: Serial,
+    pub(super) unit: Arc<Unit>,
+    pub(super) is_head: bool,
+    ended: Cell<bool>,
+    /// Other connections that have older tasks on the unit, or have not looked.
+    left: Rc<Cell<usize>>,
+}
+
+impl Announcement {
+    /// The task has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+}
+
+/// An announcement at the connection that has the task; when that drops it, the task has ended.
+#[derive(Debug)]
+pub(super) struct Announced {
+    what: Rc<Announcement>,
+    group: Rc<Group>,
+    by: u64,
+}
+
+impl Announced {
+    /// No other connection has an older task on the unit.
+    pub(super) fn is_next(&self) -> bool {
+        self.what.left.get() == 0
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.what.ended.set(true);
+        self.group.wake_all_but(self.by);
+    }
+}
+
+/// An announcement at another connection.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub(super) what: Rc<Announcement>,
+    /// Kept while there are older tasks on the unit here, where they hold it.
+    pub(super) promise: Option<Promise>,
+}
+
+/// Whether there is a task on this LUN; with `task`: one of this initiator task tag.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) lun: u64,
+    pub(super) task: Option<u32>,
+    pub(super) found: Rc<Cell<bool>>,
+    pub(super) _promise: Option<Promise>,
+}
+
+impl Query {
+    /// Looks among the tasks of one connection, and says whether it was found.
+    pub(super) fn look(&self, proto: &Proto) -> bool {
+        let is_meant = |task: TaskInfo| {
+            task.lun == self.lun && self.task.is_none_or(|wanted| task.initiator_task_tag == wanted)
+        };
+        let found = proto.tasks().any(is_meant);
+        self.found.set(self.found.get() || found);
+        found
+    }
+}
+
+/// Dropped when what was asked for is certain: for an abort, that nothing of the tasks can take effect any more.
 #[derive(Debug)]
 pub(super) struct Promise {
     left: Rc<Cell<usize>>,
     by: Arc<Notify>,
+}
+
+impl Promise {
+    fn new(left: &Rc<Cell<usize>>, by: &Arc<Notify>) -> Self {
+        left.set(left.get() + 1);
+        Self { left: left.clone(), by: by.clone() }
+    }
 }
 
 impl Drop for Promise {
@@ -107,16 +200,28 @@ impl Group {
             members: RefCell::default(),
             nexuses: RefCell::default(),
             seen: RefCell::default(),
+            announced: RefCell::default(),
         })
     }
 
     /// A connection comes in.
     pub fn enter(self: &Rc<Self>, cid: u16, handle: &Arc<ConnectionHandle>) -> Membership {
         let mail = Rc::<Mail>::default();
+        // Whoever comes later has no older tasks.
+        let live = |what: &Weak<Announcement>| what.upgrade().filter(|what| !what.has_ended());
+        for what in self.announced.borrow().iter().filter_map(live) {
+            mail.put(Letter::Special(Foreign { what, promise: None }));
+        }
         let member = Member { cid, handle: handle.clone(), mail: mail.clone() };
         self.members.borrow_mut().push(member);
         let inherited = self.nexuses.borrow().values().filter_map(|(_, nexus)| nexus.upgrade()).collect();
         Membership { group: self.clone(), mail, handle: handle.clone(), inherited: RefCell::new(inherited) }
+    }
+
+    fn wake_all_but(&self, id: u64) {
+        for member in self.members.borrow().iter().filter(|member| member.handle.id != id) {
+            member.handle.notify.notify_one();
+        }
     }
 
     /// Whether one more connection may come, with this identifier; one that has it already gives way.
@@ -177,19 +282,46 @@ impl Membership {
 
     /// The other connections are to look at what has changed.
     pub fn wake_others(&self) {
-        for other in self.others(None) {
-            other.notify.notify_one();
+        self.group.wake_all_but(self.handle.id);
+    }
+
+    /// Writes to each of the other connections; `left` counts those that have not done what they promise.
+    fn write(&self, left: &Rc<Cell<usize>>, letter: impl Fn(Promise) -> Letter) {
+        for member in self.group.members.borrow().iter().filter(|m| m.handle.id != self.handle.id) {
+            member.mail.put(letter(Promise::new(left, &self.handle.notify)));
+            member.handle.notify.notify_one();
         }
     }
 
-    /// Has the other connections end their tasks on `unit`, or all; `left` counts those that have not.
+    /// Has the other connections end their tasks on `unit`, or all.
     pub(super) fn abort(&self, unit: Option<&Arc<Unit>>, until: Option<Instant>, left: &Rc<Cell<usize>>) {
-        for member in self.group.members.borrow().iter().filter(|m| m.handle.id != self.handle.id) {
-            left.set(left.get() + 1);
-            let promise = Promise { left: left.clone(), by: self.handle.notify.clone() };
-            member.mail.0.borrow_mut().push(Abort { unit: unit.cloned(), until, promise });
-            member.handle.notify.notify_one();
+        self.write(left, |promise| Letter::Abort(Abort { unit: unit.cloned(), until, promise }));
+    }
+
+    /// Asks the other connections.
+    pub(super) fn ask(&self, query: &Query, left: &Rc<Cell<usize>>) {
+        self.write(left, |promise| {
+            let Query { lun, task, ref found, .. } = *query;
+            Letter::Query(Query { lun, task, found: found.clone(), _promise: Some(promise) })
+        });
+    }
+
+    /// Tells the other connections of a task that is not SIMPLE, and those that come while it lasts. None where there is no other.
+    pub(super) fn announce(&self, cmd_sn: Serial, unit: &Arc<Unit>, is_head: bool) -> Option<Announced> {
+        if self.group.session.params().max_connections < 2 {
+            return None;
         }
+        let left = Rc::new(Cell::new(0));
+        let (unit, ended) = (unit.clone(), Cell::new(false));
+        let what = Rc::new(Announcement { cmd_sn, unit, is_head, ended, left: left.clone() });
+        self.write(&left, |promise| {
+            let promise = (!is_head).then_some(promise);
+            Letter::Special(Foreign { what: what.clone(), promise })
+        });
+        let mut announced = self.group.announced.borrow_mut();
+        announced.retain(|what| what.strong_count() > 0);
+        announced.push(Rc::downgrade(&what));
+        Some(Announced { what, group: self.group.clone(), by: self.handle.id })
     }
 
     /// The connection has ended. True if it was the last one.

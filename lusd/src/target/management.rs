@@ -4,6 +4,9 @@
 //! Functions that end many tasks also wait until the initiator has sent what it had been asked for (RFC 7143 4.2.3.3), unless the session
 //! reports by FastAbort (4.2.3.4). Initiators are known that never send it, so the wait has an end: target transfer tags are not used
 //! again, and what comes later is dropped.
+//!
+//! Of a session of several connections all tasks are meant. The answer to a function that ends many waits until the initiator has
+//! acknowledged what was sent on the other connections before (4.2.2.3.3: else it might meet an answer of an ended task later).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,13 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lusd_iscsi::{
-    AsyncEvent, Connection as Proto, Referenced, TaskReporting, TaskTag, TmfFunction, TmfRequest, TmfResponse,
+    AsyncEvent, Connection as Proto, Referenced, Serial, TaskReporting, TaskTag, TmfFunction, TmfRequest,
+    TmfResponse,
 };
 use lusd_scsi::{Lun, UnitAttention};
 use tracing::{debug, info};
 
 use super::answer::end;
-use super::group::{Abort, Promise};
+use super::group::{Abort, Letter, Promise, Query};
 use super::session::{Carrier, Session, Slot, Task};
 use crate::lun::unit::Unit;
 use crate::lun::work::Request;
@@ -35,6 +39,8 @@ pub(super) struct Management {
     cold_reset: bool,
     /// Set while any task is cut off.
     cut_off: bool,
+    /// Set while acknowledgements are waited for.
+    fenced: bool,
 }
 
 struct Pending {
@@ -49,8 +55,11 @@ struct Pending {
 enum Whose {
     /// The initiator, for the answer.
     Initiator { initiator_task_tag: u32, is_cold_reset: bool },
-    /// Another connection of the session; the promise is held until then.
-    Sibling { _promise: Promise },
+    /// The initiator, for the answer to a question that other connections of the session are asked, too.
+    Asker { initiator_task_tag: u32, found: Rc<Cell<bool>> },
+    /// Another connection of the session; the promise is held until then, and until the initiator has acknowledged what was sent here
+    /// before this status number.
+    Sibling { _promise: Promise, fence: Option<Serial> },
 }
 
 impl Session {
@@ -72,30 +81,17 @@ impl Session {
                     respond(cx.proto, TmfResponse::TaskDoesNotExist)
                 }
             },
-            TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset => {
+            // Each nexus has a task set of its own (TST=001b), so to clear it is to abort it (SAM-5 7.5).
+            TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet => {
+                let Some(unit) = unit else { return respond(cx.proto, TmfResponse::LunDoesNotExist) };
+                self.end_many(request, Some(&unit), Rc::default(), cx);
+            }
+            TmfFunction::LogicalUnitReset => {
                 let Some(unit) = unit else { return respond(cx.proto, TmfResponse::LunDoesNotExist) };
                 let resets = Rc::new(Cell::new(0));
-                match request.function {
-                    TmfFunction::LogicalUnitReset => {
-                        reset(&unit, &resets, cx);
-                        unit.scsi.reset(UnitAttention::DeviceReset, None);
-                    }
-                    TmfFunction::ClearTaskSet => {
-                        reset(&unit, &resets, cx);
-                        if !unit.answers_ended_tasks() {
-                            let own = lun.and_then(|lun| self.luns.0.get(&lun)).map(|slot| &*slot.nexus);
-                            unit.scsi.raise(UnitAttention::CommandsCleared, own);
-                        }
-                    }
-                    _ => {}
-                }
-                let until = self.data_patience(cx.now);
-                if let Some(membership) = &self.membership {
-                    membership.abort(Some(&unit), until, &resets);
-                }
-                let tasks = self.end_tasks(|task_unit| Arc::ptr_eq(task_unit, &unit), until, cx.proto);
-                self.note_resets();
-                self.pend(request, tasks, resets, cx.proto);
+                reset(&unit, &resets, cx);
+                unit.scsi.reset(UnitAttention::DeviceReset, None);
+                self.end_many(request, Some(&unit), resets, cx);
             }
             TmfFunction::TargetWarmReset | TmfFunction::TargetColdReset => {
                 let attention = match request.function {
@@ -107,21 +103,11 @@ impl Session {
                     reset(&slot.unit, &resets, cx);
                     slot.unit.scsi.reset(attention, None);
                 }
-                let until = self.data_patience(cx.now);
-                let tasks = self.end_tasks(|_| true, until, cx.proto);
-                self.note_resets();
-                self.pend(request, tasks, resets, cx.proto);
+                self.end_many(request, None, resets, cx);
             }
             TmfFunction::ItNexusReset => {
-                for slot in self.luns.0.values() {
-                    slot.nexus.establish(UnitAttention::NexusLoss);
-                }
-                let (until, left) = (self.data_patience(cx.now), Rc::default());
-                if let Some(membership) = &self.membership {
-                    membership.abort(None, until, &left);
-                }
-                let tasks = self.end_tasks(|_| true, until, cx.proto);
-                self.pend(request, tasks, left, cx.proto);
+                self.luns.0.values().for_each(|slot| slot.nexus.reset());
+                self.end_many(request, None, Rc::default(), cx);
             }
             TmfFunction::QueryTask | TmfFunction::QueryTaskSet | TmfFunction::QueryAsynchronousEvent => {
                 let Some(unit) = unit else { return respond(cx.proto, TmfResponse::LunDoesNotExist) };
@@ -135,26 +121,48 @@ impl Session {
         }
     }
 
+    /// Ends the tasks of the session on `unit`, or all, on whichever connection, without an answer; the function is answered when they have
+    /// ended, and what `left` counts.
+    fn end_many(
+        &mut self,
+        request: &TmfRequest,
+        unit: Option<&Arc<Unit>>,
+        left: Rc<Cell<usize>>,
+        cx: &mut Carrier<'_>,
+    ) {
+        let until = self.data_patience(cx.now);
+        if let Some(membership) = &self.membership {
+            membership.abort(unit, until, &left);
+        }
+        let is_meant = |task: &Arc<Unit>| unit.is_none_or(|unit| Arc::ptr_eq(task, unit));
+        let tasks = self.end_tasks(is_meant, until, cx.proto);
+        self.note_resets(unit);
+        self.pend(request, tasks, left, cx.proto);
+    }
+
     /// Functions that only ask (RFC 7144 4.1): Function Succeeded says yes.
-    fn query(&self, request: &TmfRequest, unit: &Arc<Unit>, proto: &mut Proto) {
-        let is_on = |lun: u64| lun == request.lun;
-        let (yes, additional) = match request.function {
-            TmfFunction::QueryTask => match request.referenced {
-                Referenced::Task(tag) => (proto.task(tag).is_some_and(|task| is_on(task.lun)), [0; 3]),
-                _ => (false, [0; 3]),
-            },
-            TmfFunction::QueryTaskSet => (proto.tasks().any(|task| is_on(task.lun)), [0; 3]),
-            _ => {
-                let slot = self.luns.0.values().find(|slot| Arc::ptr_eq(&slot.unit, unit));
-                match slot.and_then(|slot| slot.nexus.pending(&unit.scsi)) {
-                    // SAM-5 7.9: UADE depth 1 (how many more there are is not said), then the sense.
-                    Some(code) => (true, [1 << 4 | code.key as u8, code.asc, code.ascq]),
-                    None => (false, [0; 3]),
+    fn query(&mut self, request: &TmfRequest, unit: &Arc<Unit>, proto: &mut Proto) {
+        let tag = request.initiator_task_tag;
+        if request.function == TmfFunction::QueryAsynchronousEvent {
+            let slot = self.luns.0.values().find(|slot| Arc::ptr_eq(&slot.unit, unit));
+            return match slot.and_then(|slot| slot.nexus.pending(&unit.scsi)) {
+                // SAM-5 7.9: UADE depth 1 (how many more there are is not said), then the sense.
+                Some(code) => {
+                    let additional = [1 << 4 | code.key as u8, code.asc, code.ascq];
+                    proto.tmf_response_with(tag, TmfResponse::FunctionSucceeded, additional);
                 }
-            }
-        };
-        let response = if yes { TmfResponse::FunctionSucceeded } else { TmfResponse::FunctionComplete };
-        proto.tmf_response_with(request.initiator_task_tag, response, additional);
+                None => proto.tmf_response(tag, TmfResponse::FunctionComplete),
+            };
+        }
+        let task = (request.function == TmfFunction::QueryTask).then_some(request.referenced_task_tag);
+        let query = Query { lun: request.lun, task, found: Rc::default(), _promise: None };
+        let left = Rc::default();
+        if let (false, Some(membership)) = (query.look(proto), &self.membership) {
+            membership.ask(&query, &left);
+        }
+        let whose = Whose::Asker { initiator_task_tag: tag, found: query.found };
+        self.management.pending.push(Pending { whose, tasks: vec![], resets: left });
+        self.answer_management(proto);
     }
 
     /// Until when data that had been asked for is waited for; none where nothing is.
@@ -162,10 +170,12 @@ impl Session {
         (self.task_reporting != TaskReporting::FastAbort).then_some(now + DATA_PATIENCE)
     }
 
-    /// Own resets are no news.
-    fn note_resets(&mut self) {
+    /// What the session has done to `unit`, or to all, is no news to it.
+    fn note_resets(&mut self, unit: Option<&Arc<Unit>>) {
         for slot in self.luns.0.values_mut() {
-            slot.resets_seen = slot.unit.reset_generation();
+            if unit.is_none_or(|unit| Arc::ptr_eq(unit, &slot.unit)) {
+                slot.resets_seen = slot.unit.reset_generation();
+            }
         }
     }
 
@@ -223,27 +233,45 @@ impl Session {
         end(proto, tag, &unit, transfer_length);
     }
 
-    /// Ends what functions are about that other connections of the session have brought, and says so where FastAbort was agreed on (RFC
-    /// 7143 4.2.3.4 c).
-    pub(super) fn end_for_others(&mut self, proto: &mut Proto) {
-        let Some(membership) = &self.membership else { return };
-        for Abort { unit, until, promise } in membership.mail.take() {
-            let is_meant = |task: &Arc<Unit>| unit.as_ref().is_none_or(|unit| Arc::ptr_eq(task, unit));
-            let affected = self.luns.0.values().filter(|slot| is_meant(&slot.unit)).find_map(|slot| {
-                let mut tasks = self.tasks.iter().flatten();
-                let (tag, _) = tasks.find(|(_, task)| {
-                    super::order::unit_of(task).is_some_and(|on| Arc::ptr_eq(on, &slot.unit))
-                })?;
-                proto.task(*tag).map(|task| task.lun)
-            });
-            if let (Some(lun), TaskReporting::FastAbort) = (affected, self.task_reporting) {
-                proto.send_async(AsyncEvent::TaskTermination { lun });
+    /// What the other connections of the session have for this one.
+    pub(super) fn read_mail(&mut self, proto: &mut Proto) {
+        let letters = self.membership.as_ref().map(|membership| membership.mail.take());
+        for letter in letters.into_iter().flatten() {
+            match letter {
+                Letter::Abort(abort) => self.end_for_other(abort, proto),
+                Letter::Special(foreign) => self.order.hear(foreign),
+                Letter::Query(query) => drop(query.look(proto)),
             }
-            let tasks = self.end_tasks(is_meant, until, proto);
-            let whose = Whose::Sibling { _promise: promise };
-            self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
         }
         self.answer_management(proto);
+    }
+
+    /// Ends what a function is about that another connection of the session has brought, and says so where FastAbort was agreed on (RFC
+    /// 7143 4.2.3.4 c).
+    fn end_for_other(&mut self, Abort { unit, until, promise }: Abort, proto: &mut Proto) {
+        let is_meant = |task: &Arc<Unit>| unit.as_ref().is_none_or(|unit| Arc::ptr_eq(task, unit));
+        let affected = self.luns.0.values().filter(|slot| is_meant(&slot.unit)).find_map(|slot| {
+            let mut tasks = self.tasks.iter().flatten();
+            let (tag, _) = tasks.find(|(_, task)| {
+                super::order::unit_of(task).is_some_and(|on| Arc::ptr_eq(on, &slot.unit))
+            })?;
+            proto.task(*tag).map(|task| task.lun)
+        });
+        if let (Some(lun), TaskReporting::FastAbort) = (affected, self.task_reporting) {
+            proto.send_async(AsyncEvent::TaskTermination { lun });
+        }
+        let tasks = self.end_tasks(is_meant, until, proto);
+        self.note_resets(unit.as_ref());
+        let whose = Whose::Sibling { _promise: promise, fence: None };
+        self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
+    }
+
+    /// Looks whether acknowledgements that are waited for have come. To be called at the end of each round.
+    #[inline]
+    pub fn follow_acknowledgements(&mut self, proto: &mut Proto) {
+        if self.management.fenced {
+            self.answer_management(proto);
+        }
     }
 
     /// Gives up on data that does not come.
@@ -292,15 +320,36 @@ impl Session {
         if self.management.pending.is_empty() && !self.management.logout {
             return;
         }
-        let (tasks, cold_reset) = (&self.tasks, &mut self.management.cold_reset);
-        self.management.pending.retain_mut(|pending| {
+        let Management { pending, cold_reset, fenced, .. } = &mut self.management;
+        let tasks = &self.tasks;
+        *fenced = false;
+        pending.retain_mut(|pending| {
             pending.tasks.retain(|tag| matches!(tasks.get(tag.slot()), Some(Some((held, _))) if held == tag));
             if !pending.tasks.is_empty() || pending.resets.get() > 0 {
                 return true;
             }
-            if let Whose::Initiator { initiator_task_tag, is_cold_reset } = pending.whose {
-                proto.tmf_response(initiator_task_tag, TmfResponse::FunctionComplete);
-                *cold_reset |= is_cold_reset;
+            match &mut pending.whose {
+                Whose::Initiator { initiator_task_tag, is_cold_reset } => {
+                    proto.tmf_response(*initiator_task_tag, TmfResponse::FunctionComplete);
+                    *cold_reset |= *is_cold_reset;
+                }
+                Whose::Asker { initiator_task_tag, found } => {
+                    let yes = found.get();
+                    let response =
+                        if yes { TmfResponse::FunctionSucceeded } else { TmfResponse::FunctionComplete };
+                    proto.tmf_response(*initiator_task_tag, response);
+                }
+                Whose::Sibling { fence, .. } => {
+                    let begins = fence.is_none();
+                    let stat_sn = *fence.get_or_insert(proto.next_stat_sn());
+                    if !proto.is_acknowledged(stat_sn) {
+                        if begins {
+                            proto.ping();
+                        }
+                        *fenced = true;
+                        return true;
+                    }
+                }
             }
             false
         });

@@ -1,4 +1,5 @@
-//! Task attributes (SAM-5 8.6): what ORDERED and HEAD OF QUEUE ask of the tasks that one session has on a logical unit.
+//! Task attributes (SAM-5 8.6): what ORDERED and HEAD OF QUEUE ask of the tasks that one session has on a logical unit. Each I_T nexus has a
+//! task set of its own (TST=001b in the Control mode page), so tasks of other sessions are neither waited for nor held.
 //!
 //! * An ORDERED task starts when all older tasks on its unit have ended, and every HEAD OF QUEUE one.
 //! * A SIMPLE task starts when the older ORDERED ones on its unit have ended, and every HEAD OF QUEUE one.
@@ -6,23 +7,49 @@
 //!
 //! Older is who has the lower CmdSN. What is held off is parked, and tried again when something has ended. While all tasks are SIMPLE
 //! this costs one look at an empty list. Commands that touch no block are answered as they come.
+//!
+//! The connections of a session tell each other of their tasks that are not SIMPLE: each holds its own newer ones, and says when it has no
+//! older ones. All commands with lower numbers have come by then, by whichever connection (RFC 7143 4.2.2.1).
 
 use std::sync::Arc;
 
-use lusd_iscsi::{Connection as Proto, TaskAttribute, TaskTag};
+use lusd_iscsi::{Connection as Proto, ScsiCommand, Serial, TaskAttribute, TaskTag};
 
+use super::group::{Announced, Foreign, Membership};
 use super::session::{Carrier, Session, Task};
 use crate::lun::unit::Unit;
 
 /// A task that is not SIMPLE.
 #[derive(Debug)]
 struct Special {
-    tag: TaskTag,
+    whose: Whose,
     unit: Arc<Unit>,
     is_head: bool,
 }
 
-/// The tasks that are not SIMPLE, while they last, and a little longer.
+#[derive(Debug)]
+enum Whose {
+    /// This connection's; the others of the session know of it.
+    Own { tag: TaskTag, announced: Option<Announced> },
+    /// Another connection's of the session.
+    Other(Foreign),
+}
+
+impl Special {
+    fn is_own(&self, tag: TaskTag) -> bool {
+        matches!(self.whose, Whose::Own { tag: own, .. } if own == tag)
+    }
+
+    /// As far as the other connections of the session are concerned.
+    fn is_next(&self) -> bool {
+        match &self.whose {
+            Whose::Own { announced: Some(announced), .. } => announced.is_next(),
+            Whose::Own { announced: None, .. } | Whose::Other(_) => true,
+        }
+    }
+}
+
+/// The tasks of the session that are not SIMPLE, while they last, and a little longer.
 #[derive(Debug, Default)]
 pub(super) struct Order(Vec<Special>);
 
@@ -35,16 +62,35 @@ impl Order {
 
     /// A command has come.
     #[inline]
-    pub(super) fn note(&mut self, tag: TaskTag, attribute: TaskAttribute, unit: &Arc<Unit>) {
-        let is_head = match attribute {
-            TaskAttribute::Ordered => false,
-            TaskAttribute::HeadOfQueue => true,
-            TaskAttribute::Untagged | TaskAttribute::Simple | TaskAttribute::Aca => return,
-        };
-        // One that waited for memory comes again.
-        if !self.0.iter().any(|special| special.tag == tag) {
-            self.0.push(Special { tag, unit: unit.clone(), is_head });
+    pub(super) fn note(&mut self, command: &ScsiCommand, unit: &Arc<Unit>, membership: &Option<Membership>) {
+        match command.attribute {
+            TaskAttribute::Ordered => self.add(command, unit, false, membership.as_ref()),
+            TaskAttribute::HeadOfQueue => self.add(command, unit, true, membership.as_ref()),
+            TaskAttribute::Untagged | TaskAttribute::Simple | TaskAttribute::Aca => {}
         }
+    }
+
+    #[cold]
+    fn add(
+        &mut self,
+        command: &ScsiCommand,
+        unit: &Arc<Unit>,
+        is_head: bool,
+        membership: Option<&Membership>,
+    ) {
+        let tag = command.tag;
+        // One that waited for memory comes again.
+        if !self.0.iter().any(|special| special.is_own(tag)) {
+            let announced = membership.and_then(|others| others.announce(command.cmd_sn, unit, is_head));
+            let whose = Whose::Own { tag, announced };
+            self.0.push(Special { whose, unit: unit.clone(), is_head });
+        }
+    }
+
+    /// Another connection of the session has such a task.
+    pub(super) fn hear(&mut self, foreign: Foreign) {
+        let (unit, is_head) = (foreign.what.unit.clone(), foreign.what.is_head);
+        self.0.push(Special { whose: Whose::Other(foreign), unit, is_head });
     }
 }
 
@@ -63,25 +109,38 @@ pub(super) fn unit_of(task: &Task) -> Option<&Arc<Unit>> {
 impl Session {
     /// Whether `tag`, which is not in the table now, may start on `unit`.
     pub(super) fn may_start(&self, tag: TaskTag, unit: &Arc<Unit>, proto: &Proto) -> bool {
-        if self.order.is_idle() {
-            return true;
-        }
-        let here = |special: &&Special| Arc::ptr_eq(&special.unit, unit);
-        let own = self.order.0.iter().find(|special| special.tag == tag);
+        self.order.is_idle() || self.is_its_turn(tag, unit, proto)
+    }
+
+    #[cold]
+    fn is_its_turn(&self, tag: TaskTag, unit: &Arc<Unit>, proto: &Proto) -> bool {
+        let own = self.order.0.iter().find(|special| special.is_own(tag));
         if own.is_some_and(|special| special.is_head) {
             return true;
         }
         let Some(cmd_sn) = proto.task(tag).map(|task| task.cmd_sn) else { return true };
         let is_older = |tag: TaskTag| proto.task(tag).is_some_and(|task| task.cmd_sn.is_before(cmd_sn));
-        let holds = |special: &Special| {
-            special.tag != tag && self.has(special.tag) && (special.is_head || is_older(special.tag))
+        let holds = |special: &Special| match &special.whose {
+            Whose::Own { tag: other, .. } => {
+                *other != tag && self.has(*other) && (special.is_head || is_older(*other))
+            }
+            Whose::Other(Foreign { what, .. }) => {
+                !what.has_ended() && (special.is_head || what.cmd_sn.is_before(cmd_sn))
+            }
         };
-        if self.order.0.iter().filter(here).any(holds) {
+        if self.order.0.iter().any(|special| Arc::ptr_eq(&special.unit, unit) && holds(special)) {
             return false;
         }
+        own.is_none_or(|own| own.is_next() && !self.has_older(cmd_sn, unit, proto))
+    }
+
+    /// Whether this connection has tasks on `unit` that are older than the one with this number.
+    fn has_older(&self, cmd_sn: Serial, unit: &Arc<Unit>, proto: &Proto) -> bool {
         // Which unit it was on may be forgotten; waiting for one too many is safe.
         let is_here = |task: &Task| unit_of(task).is_none_or(|other| Arc::ptr_eq(other, unit));
-        own.is_none() || !self.tasks.iter().flatten().any(|(other, task)| is_here(task) && is_older(*other))
+        let is_older = |tag: TaskTag| proto.task(tag).is_some_and(|task| task.cmd_sn.is_before(cmd_sn));
+        self.tasks.iter().flatten().any(|(other, task)| is_here(task) && is_older(*other))
+            || self.waiting.as_ref().is_some_and(|(command, _)| command.cmd_sn.is_before(cmd_sn))
     }
 
     /// Starts what may start now that something may have ended. To be called at the end of each round.
@@ -89,18 +148,26 @@ impl Session {
         if self.order.is_idle() {
             return;
         }
-        self.prune_order();
+        self.prune_order(cx.proto);
         self.unpark(cx);
-        self.prune_order();
+        self.prune_order(cx.proto);
         // What was held off by one that has ended meanwhile.
         if self.order.is_idle() {
             self.unpark(cx);
         }
     }
 
-    fn prune_order(&mut self) {
+    fn prune_order(&mut self, proto: &Proto) {
         let mut order = std::mem::take(&mut self.order);
-        order.0.retain(|special| self.has(special.tag) || self.keeps_waiting(special.tag));
+        order.0.retain_mut(|special| match &mut special.whose {
+            Whose::Own { tag, .. } => self.has(*tag) || self.keeps_waiting(*tag),
+            Whose::Other(Foreign { what, promise }) => {
+                if promise.is_some() && !self.has_older(what.cmd_sn, &what.unit, proto) {
+                    *promise = None;
+                }
+                !what.has_ended()
+            }
+        });
         self.order = order;
     }
 

@@ -301,13 +301,14 @@ impl Session {
 
     /// Tries again what was held up: tasks parked at a gate or for a look, answers to task management, a command without memory.
     pub fn resume(&mut self, cx: &mut Carrier<'_>) {
+        // First: what its own session has ended is not another's doing.
+        if self.membership.as_ref().is_some_and(|membership| !membership.mail.is_empty()) {
+            self.read_mail(cx.proto);
+        }
         let resets = cx.shard.service.resets();
         if self.resets_seen != resets {
             self.resets_seen = resets;
             self.end_reset(cx.proto);
-        }
-        if self.membership.as_ref().is_some_and(|membership| !membership.mail.is_empty()) {
-            self.end_for_others(cx.proto);
         }
         self.unpark(cx);
         self.feed(cx);
@@ -388,7 +389,7 @@ impl Session {
         }
         let entry =
             Entry { reset_generation: unit.reset_generation(), aborts: slot.nexus.aborts(), alive: came };
-        self.order.note(tag, command.attribute, &unit);
+        self.order.note(&command, &unit, &self.membership);
         if self.looks_first(&command, &unit, entry, cx) {
             return Flow::Taken;
         }

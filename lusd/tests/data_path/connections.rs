@@ -210,6 +210,8 @@ fn an_abort_task_set_reaches_the_other_connections() {
         assert_eq!(b.other(crate::initiator::op::ASYNC_MESSAGE).bhs[36], 5);
         drop(barrier);
         gateway.service.sessions.wake_all();
+        // The message has to be acknowledged.
+        b.quiet();
         assert_eq!(a.tmf_answer(tag), COMPLETE);
         gateway.memory_is_back();
         b.quiet();
@@ -218,4 +220,156 @@ fn an_abort_task_set_reaches_the_other_connections() {
             assert!(a.run(&Command::read(lba, 8)).good().data == [0; 4096]);
         }
     }
+}
+
+/// A write whose data is asked for and not sent: it stands in the task set until the R2T is answered.
+fn standing(session: &mut [&mut Initiator], on: usize, command: &Command) -> Pdu {
+    let cmd_sn = session[on].cmd_sn;
+    session.iter_mut().for_each(|connection| connection.cmd_sn = cmd_sn + 1);
+    session[on].cmd_sn = cmd_sn;
+    session[on].answers_r2t = false;
+    session[on].submit(command);
+    session[on].ping();
+    session[on].answers_r2t = true;
+    session[on].r2ts.pop().expect("an R2T")
+}
+
+/// Sends a command with the session's next number.
+fn submit(session: &mut [&mut Initiator], on: usize, command: &Command) -> u32 {
+    let cmd_sn = session[on].cmd_sn;
+    session.iter_mut().for_each(|connection| connection.cmd_sn = cmd_sn + 1);
+    session[on].cmd_sn = cmd_sn;
+    session[on].submit(command)
+}
+
+/// Task attributes hold over all connections of the session: it is one task set.
+#[test]
+fn an_ordered_task_waits_for_the_older_ones_of_all_connections() {
+    let (gateway, unit) = start();
+    let bystander = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &bystander)]);
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let (first, second) = (pattern(1, 4096), pattern(2, 4096));
+    let session = &mut [&mut a, &mut b];
+    let old = standing(session, 1, &Command::write(0, &first));
+    let ordered = submit(session, 0, &Command::write(0, &second).all_immediate().ordered());
+    let (here, there) = (submit(session, 0, &Command::read(0, 8)), submit(session, 1, &Command::read(0, 8)));
+    for connection in session.iter_mut() {
+        connection.stays_quiet();
+    }
+    // Another unit is not held; and who comes into the session meanwhile is.
+    run(session, 1, &Command::read(0, 8).on(1)).good();
+    let mut c = join(&gateway, session[1], 2).unwrap();
+    let late = c.submit(&Command::read(0, 8));
+    session.iter_mut().for_each(|connection| connection.cmd_sn = c.cmd_sn);
+    c.stays_quiet();
+    session[1].answer_r2t(&old);
+    session[1].answer(old.tag()).good();
+    session[0].answer(ordered).good();
+    assert!(session[0].answer(here).good().data == second);
+    assert!(session[1].answer(there).good().data == second);
+    assert!(c.answer(late).good().data == second);
+}
+
+#[test]
+fn a_head_of_queue_task_holds_the_others_of_all_connections() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let session = &mut [&mut a, &mut b];
+    let head = standing(session, 0, &Command::write(0, &pattern(1, 4096)).head_of_queue());
+    let simple = submit(session, 1, &Command::read(0, 8));
+    session[1].stays_quiet();
+    // It waits for nobody, and neither does another one.
+    run(session, 1, &Command::read(0, 8).head_of_queue()).good();
+    session[0].answer_r2t(&head);
+    session[0].answer(head.tag()).good();
+    assert!(session[1].answer(simple).good().data == pattern(1, 4096));
+}
+
+/// What a connection held that ends goes on.
+#[test]
+fn an_ordered_task_that_is_lost_with_its_connection_holds_nobody() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let session = &mut [&mut a, &mut b];
+    standing(session, 0, &Command::write(0, &pattern(1, 4096)).ordered());
+    let held = submit(session, 1, &Command::read(0, 8));
+    session[1].stays_quiet();
+    drop(a);
+    assert!(b.answer(held).good().data == [0; 4096]);
+    // The other way round: an older one is lost.
+    let mut a = join(&gateway, &b, 0).unwrap();
+    let session = &mut [&mut a, &mut b];
+    standing(session, 0, &Command::write(0, &pattern(1, 4096)));
+    let ordered = submit(session, 1, &Command::read(0, 8).ordered());
+    session[1].stays_quiet();
+    drop(a);
+    assert!(b.answer(ordered).good().data == [0; 4096]);
+}
+
+#[test]
+fn questions_are_about_the_tasks_of_all_connections() {
+    const SUCCEEDED: u8 = 7;
+    let (gateway, unit) = start();
+    let bystander = gateway.ram();
+    gateway.show(&[(0, &unit), (1, &bystander)]);
+    let mut a = gateway.session_of(HOST, "MaxConnections=16\0iSCSIProtocolLevel=2\0");
+    let mut b = join(&gateway, &a, 1).unwrap();
+    assert_eq!(a.tmf(tmf::QUERY_TASK_SET, 0), COMPLETE);
+    let session = &mut [&mut a, &mut b];
+    let there = standing(session, 1, &Command::write(0, &pattern(1, 4096)));
+    assert_eq!(a.tmf(tmf::QUERY_TASK_SET, 0), SUCCEEDED);
+    assert_eq!(a.tmf(tmf::QUERY_TASK_SET, 1), COMPLETE);
+    for (task, answer) in [(there.tag(), SUCCEEDED), (0x4711, COMPLETE)] {
+        let tag = a.submit_tmf(tmf::QUERY_TASK, 0, task);
+        assert_eq!(a.tmf_answer(tag), answer);
+    }
+    b.answer_r2t(&there);
+    b.answer(there.tag()).good();
+    assert_eq!(a.tmf(tmf::QUERY_TASK_SET, 0), COMPLETE);
+}
+
+/// RFC 7143 4.2.2.3.3: what was answered on another connection is acknowledged before the answer to a function that ends many tasks.
+#[test]
+fn a_function_waits_for_acknowledgements_on_other_connections() {
+    let (gateway, _) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    run(&mut [&mut a, &mut b], 1, &Command::read(0, 8)).good();
+    b.answers_pings = false;
+    let function = a.submit_tmf(tmf::ABORT_TASK_SET, 0, u32::MAX);
+    // The target asks for it.
+    let asked = b.other(crate::initiator::op::NOP_IN);
+    assert_eq!(asked.tag(), u32::MAX);
+    a.stays_quiet();
+    b.answer_ping(&asked);
+    assert_eq!(a.tmf_answer(function), COMPLETE);
+    // What is acknowledged already is not asked for.
+    assert_eq!(a.tmf(tmf::ABORT_TASK_SET, 0), COMPLETE);
+    b.quiet();
+}
+
+/// RFC 7143 11.5.1: all commands with lower numbers are meant, by whichever connection they come.
+#[test]
+fn a_function_waits_for_the_commands_before_it() {
+    let (gateway, unit) = start();
+    let mut a = leading(&gateway);
+    let mut b = join(&gateway, &a, 1).unwrap();
+    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    b.cmd_sn = a.cmd_sn;
+    a.cmd_sn += 1;
+    let function = a.submit_tmf(tmf::ABORT_TASK_SET, 0, u32::MAX);
+    let mut bystander = gateway.session_of(OTHER_HOST, "");
+    bystander.stays_quiet();
+    b.submit(&Command::write(0, &pattern(1, 4096)).all_immediate());
+    assert_eq!(b.other(crate::initiator::op::ASYNC_MESSAGE).bhs[36], 5, "FastAbort: it is ended");
+    drop(barrier);
+    gateway.service.sessions.wake_all();
+    // Answers its pings, and with them acknowledges the message.
+    b.quiet();
+    assert_eq!(a.tmf_answer(function), COMPLETE);
+    assert!(run(&mut [&mut a, &mut b], 0, &Command::read(0, 8)).good().data == [0; 4096]);
 }

@@ -248,6 +248,8 @@ pub(crate) struct Initiator {
     /// R2Ts are answered as they come; otherwise they are kept here.
     pub answers_r2t: bool,
     pub r2ts: Vec<Pdu>,
+    /// Pings of the target are answered as they come.
+    pub answers_pings: bool,
     /// Asynchronous messages with SCSI events, as they came.
     pub scsi_events: Vec<Pdu>,
 }
@@ -280,6 +282,7 @@ impl Initiator {
             answers: HashMap::new(),
             answers_r2t: true,
             r2ts: Vec::new(),
+            answers_pings: true,
             scsi_events: Vec::new(),
         }
     }
@@ -567,7 +570,17 @@ impl Initiator {
         self.send_data(r2t.tag(), r2t.u32_at(20), offset as usize, len as usize);
     }
 
-    /// Takes a PDU that belongs to a SCSI command, or brings a SCSI event; gives back any other.
+    /// Says to the target that the connection lives, and what has come.
+    pub(crate) fn answer_ping(&mut self, ping: &Pdu) {
+        let answer = Pdu::new(0x40, 0x80)
+            .put_u32(16, RESERVED)
+            .put(20, &ping.bhs[20..24])
+            .put_u32(24, self.cmd_sn)
+            .put_u32(28, self.exp_stat_sn());
+        self.send(&answer);
+    }
+
+    /// Takes a PDU that belongs to a SCSI command, or brings a SCSI event, and pings; gives back any other.
     fn take(&mut self, pdu: Pdu) -> Option<Pdu> {
         let tag = pdu.tag();
         let residual = |pdu: &Pdu| {
@@ -578,6 +591,7 @@ impl Initiator {
         match pdu.opcode() {
             op::R2T if self.answers_r2t => self.answer_r2t(&pdu),
             op::R2T => self.r2ts.push(pdu),
+            op::NOP_IN if self.answers_pings && pdu.u32_at(20) != RESERVED => self.answer_ping(&pdu),
             op::ASYNC_MESSAGE if pdu.bhs[36] == 0 => self.scsi_events.push(pdu),
             op::DATA_IN => {
                 let data = self.reads.entry(tag).or_default();

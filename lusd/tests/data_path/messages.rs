@@ -87,7 +87,7 @@ fn another_size_is_told_at_once() {
     assert!(events(&mut host).is_empty());
     // In the format that the unit's sense data has (D_SENSE).
     let mut list = [0; 16];
-    list[4..10].copy_from_slice(&[0x0a, 10, 0x02 | 0x04, 0x10, 0, 0]);
+    list[4..10].copy_from_slice(&[0x0a, 10, 0x22 | 0x04, 0x10, 0, 0]);
     let select = Command { data: list.to_vec(), ..Command::new(&[0x15, 0x10, 0, 0, 16, 0]) };
     host.run(&select.all_immediate().on(3)).good();
     resize(&gateway, &second, 64 * MIB);

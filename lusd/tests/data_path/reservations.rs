@@ -198,6 +198,20 @@ fn reserve_ends_with_the_nexus_and_with_resets() {
         host.clear_attentions(0);
         host.run(&write(0)).good();
     }
+    // A nexus that is reset keeps its session, and what is persistent.
+    let mut third = gateway.session_of(OTHER_HOST, "iSCSIProtocolLevel=2\0");
+    third.run(&reserve).good();
+    assert!(conflicts(&host.run(&write(0))));
+    assert_eq!(third.tmf(tmf::I_T_NEXUS_RESET, 0), 0);
+    host.run(&write(0)).good();
+    assert_eq!(third.fails(&Command::test_unit_ready()), (6, 0x29, 0x07));
+    third.run(&out(REGISTER, 0, 0, 9)).good();
+    third.run(&out(RESERVE, EXCLUSIVE_ACCESS, 9, 0)).good();
+    assert_eq!(third.tmf(tmf::I_T_NEXUS_RESET, 0), 0);
+    assert!(conflicts(&host.run(&write(0))));
+    third.clear_attentions(0);
+    third.run(&out(CLEAR, 0, 9, 0)).good();
+    host.clear_attentions(0);
     // A connection that breaks.
     let mut broken = gateway.session_of(OTHER_HOST, "");
     broken.run(&reserve).good();
@@ -208,7 +222,7 @@ fn reserve_ends_with_the_nexus_and_with_resets() {
     host.run(&out(REGISTER, 0, 0, 7)).good();
     assert_eq!(host.tmf(tmf::LOGICAL_UNIT_RESET, 0), 0);
     host.clear_attentions(0);
-    assert_eq!(keys(&mut host), (1, vec![7]));
+    assert_eq!(keys(&mut host), (3, vec![7]));
     drop(unit);
 }
 

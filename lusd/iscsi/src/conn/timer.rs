@@ -132,11 +132,22 @@ impl Connection {
         } else if self.session_type == SessionType::Discovery {
             self.close_for(CloseReason::DiscoveryTimeout);
         } else {
-            let target_transfer_tag = self.next_target_transfer_tag();
-            self.timers.ping = Some(Ping { target_transfer_tag, sent: now });
-            self.timers.quiet = Some(now + self.config.nop_timeout);
-            self.send_nop_in(target_transfer_tag);
+            self.send_ping();
         }
+    }
+
+    /// Asks the initiator for an answer now, unless it is asked already: it acknowledges what it has received.
+    pub fn ping(&mut self) {
+        if self.phase == Phase::FullFeature && self.timers.ping.is_none() {
+            self.send_ping();
+        }
+    }
+
+    fn send_ping(&mut self) {
+        let target_transfer_tag = self.next_target_transfer_tag();
+        self.timers.ping = Some(Ping { target_transfer_tag, sent: self.now });
+        self.timers.quiet = Some(self.now + self.config.nop_timeout);
+        self.send_nop_in(target_transfer_tag);
     }
 
     fn handle_data_out_timeout(&mut self) {

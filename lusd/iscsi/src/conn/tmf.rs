@@ -5,8 +5,18 @@ use crate::bhs::{Bhs, RESERVED_TAG};
 use crate::error::ProtocolError;
 use crate::event::{Event, Referenced, TmfRequest};
 use crate::pdu::{TaskManagementRequest, TaskManagementResponse, TmfFunction, TmfResponse};
+use crate::session::shared::Place;
 
 impl Connection {
+    /// A function that is about many tasks is about all with lower numbers, also those that another connection of the session is to bring
+    /// (RFC 7143 11.5.1).
+    pub(super) fn waits_for_commands(&self, bhs: &Bhs) -> bool {
+        let function = TaskManagementRequest::parse(bhs).function;
+        bhs.immediate()
+            && function.is_some_and(|function| !function.names_a_task())
+            && self.session.window.keeps_waiting(Place::of(bhs))
+    }
+
     pub(super) fn take_tmf(&mut self, bhs: &Bhs) -> Result<(), ProtocolError> {
         let pdu = TaskManagementRequest::parse(bhs);
         if pdu.initiator_task_tag == RESERVED_TAG {
@@ -14,6 +24,11 @@ impl Connection {
         }
         self.check_tag(pdu.initiator_task_tag)?;
         self.check_immediate()?;
+        if pdu.function == Some(TmfFunction::AbortTask) && self.tmfs.contains(&pdu.referenced_task_tag) {
+            // No function aborts another one (11.5.1).
+            self.send_tmf_response(pdu.initiator_task_tag, TmfResponse::FunctionRejected, [0; 3]);
+            return Ok(());
+        }
         let function = match pdu.function {
             // Allegiance moves between connections only (11.5.6), at error recovery level 2.
             Some(TmfFunction::TaskReassign) => {
@@ -36,6 +51,7 @@ impl Connection {
             function,
             lun: pdu.lun,
             referenced,
+            referenced_task_tag: pdu.referenced_task_tag,
             ref_cmd_sn: pdu.ref_cmd_sn,
             cmd_sn: pdu.cmd_sn,
             immediate: pdu.immediate,

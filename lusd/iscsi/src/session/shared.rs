@@ -6,6 +6,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::window::{Admission, CommandWindow};
+use crate::bhs::{Bhs, field};
 use crate::params::Params;
 use crate::serial::Serial;
 
@@ -14,8 +15,26 @@ struct Shared {
     window: CommandWindow,
     /// Connections that may still bring commands.
     connections: usize,
-    /// CmdSNs of commands that wait on their connections for one before them: at most one for each connection.
-    parked: SmallVec<[Serial; 2]>,
+    /// Requests that wait on their connections for a command before them: at most one for each connection.
+    parked: SmallVec<[Place; 2]>,
+}
+
+/// Where a request stands among the commands of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub cmd_sn: Serial,
+    pub immediate: bool,
+}
+
+impl Place {
+    /// That of a request.
+    pub(crate) fn of(bhs: &Bhs) -> Self {
+        Self { cmd_sn: Serial(bhs.u32_at(field::CMD_SN)), immediate: bhs.immediate() }
+    }
+
+    fn is_behind_others(self, window: &CommandWindow) -> bool {
+        if self.immediate { window.is_ahead(self.cmd_sn) } else { window.is_gap(self.cmd_sn) }
+    }
 }
 
 /// A window that is shared. Each call is short and does not call out.
@@ -45,27 +64,30 @@ impl Window {
         self.0.borrow_mut().window.admit(cmd_sn)
     }
 
-    /// A command waits for its turn.
-    pub(crate) fn park(&self, cmd_sn: Serial) {
-        self.0.borrow_mut().parked.push(cmd_sn);
+    /// A request waits for its turn.
+    pub(crate) fn park(&self, place: Place) {
+        self.0.borrow_mut().parked.push(place);
     }
 
     /// It waits no more.
-    pub(crate) fn unpark(&self, cmd_sn: Serial) {
-        self.0.borrow_mut().parked.retain(|sn| *sn != cmd_sn);
+    pub(crate) fn unpark(&self, place: Place) {
+        let parked = &mut self.0.borrow_mut().parked;
+        if let Some(i) = parked.iter().position(|held| *held == place) {
+            parked.swap_remove(i);
+        }
     }
 
-    /// Whether that command has to wait on.
-    pub(crate) fn keeps_waiting(&self, cmd_sn: Serial) -> bool {
+    /// Whether that request has to wait, or to wait on.
+    pub(crate) fn keeps_waiting(&self, place: Place) -> bool {
         let shared = self.0.borrow();
-        shared.connections > 1 && shared.window.is_gap(cmd_sn)
+        shared.connections > 1 && place.is_behind_others(&shared.window)
     }
 
     /// Whether a connection waits that could go on.
     #[inline]
     pub(crate) fn wakes_others(&self) -> bool {
         let shared = self.0.borrow();
-        shared.parked.iter().any(|sn| shared.connections < 2 || !shared.window.is_gap(*sn))
+        shared.parked.iter().any(|place| shared.connections < 2 || !place.is_behind_others(&shared.window))
     }
 
     /// See [`CommandWindow::holds`].

@@ -73,6 +73,11 @@ impl CommandWindow {
         !cmd_sn.is_before(self.exp_cmd_sn) && !cmd_sn.is_after(self.max_cmd_sn)
     }
 
+    /// True if a command before this number has not come: of an immediate request, which has the number of the command that is to follow.
+    pub(crate) fn is_ahead(&self, cmd_sn: Serial) -> bool {
+        cmd_sn.is_after(self.exp_cmd_sn) && !cmd_sn.is_after(self.max_cmd_sn.next())
+    }
+
     /// Counts a number within the window as received though it has not come.
     pub(crate) fn give_up(&mut self, cmd_sn: Serial) {
         assert!(self.holds(cmd_sn));

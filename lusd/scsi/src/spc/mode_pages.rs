@@ -85,10 +85,11 @@ fn caching(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
 
 /// Control (SPC-4).
 fn control(page: &mut [u8], _: &LogicalUnit, parameters: ModeParameters) {
-    // One task set for all nexuses, whose commands run in any order; no log parameter is ever saved.
+    // A task set for each nexus, whose SIMPLE commands run in any order; no log parameter is ever saved.
+    const TST_PER_NEXUS: u8 = 0x20;
     const GLTSD: u8 = 0x02;
     const UNRESTRICTED_REORDERING: u8 = 0x10;
-    page[2] = GLTSD;
+    page[2] = TST_PER_NEXUS | GLTSD;
     page[3] = UNRESTRICTED_REORDERING;
     if parameters.descriptor_sense {
         page[2] |= D_SENSE;

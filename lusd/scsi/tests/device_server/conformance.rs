@@ -148,7 +148,7 @@ const VPD: &[Page] = &[
 const MODE: &[Page] = &[
     (0x01, 0, "Read-Write Error Recovery", "AWRE, ARRE", SENSES),
     (0x08, 0, "Caching", "WCE=0", SENSES),
-    (0x0a, 0, "Control", "D_SENSE, SWP and TAS can be changed; GLTSD, unrestricted reordering", &["mode::d_sense_changes_the_sense_format", "mode::swp_protects_the_unit", "mode::tas_has_ended_tasks_answered", "lusd: management::with_tas_the_tasks_of_others_are_answered"]),
+    (0x0a, 0, "Control", "D_SENSE, SWP and TAS can be changed; a task set for each nexus (TST=001b), GLTSD, unrestricted reordering", &["mode::d_sense_changes_the_sense_format", "mode::swp_protects_the_unit", "mode::tas_has_ended_tasks_answered", "lusd: management::with_tas_the_tasks_of_others_are_answered"]),
     (0x0a, 1, "Control Extension", "IALUAE where there are target port groups", SENSES),
     (0x1c, 0, "Informational Exceptions Control", "DEXCPT", SENSES),
 ];

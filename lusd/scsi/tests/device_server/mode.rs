@@ -6,7 +6,7 @@ use crate::bed::*;
 
 const CACHING: [u8; 20] = [0x08, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const ERROR_RECOVERY: [u8; 12] = [0x01, 10, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const CONTROL: [u8; 12] = [0x0a, 10, 0x02, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+const CONTROL: [u8; 12] = [0x0a, 10, 0x22, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1c, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn control_extension() -> Vec<u8> {
