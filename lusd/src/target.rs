@@ -1,7 +1,7 @@
 //! Targets as initiators meet them: what they may see, how they show who they are, their sessions,
 //! and the tasks of each.
 
-mod answer;
+pub(crate) mod answer;
 pub mod authentication;
 mod capacity;
 pub mod group;

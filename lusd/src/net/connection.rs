@@ -29,6 +29,7 @@ use self::end::End;
 use super::arrivals::Arrivals;
 use super::memory::ConnectionMemory;
 use super::shard::{Accepted, Begun, Inbox, Shard};
+use crate::target::answer;
 use crate::target::group::Group;
 use crate::target::session::{Carrier, Flow, Session};
 use crate::target::sessions::{ConnectionHandle, Nexus, Stop};
@@ -351,6 +352,9 @@ impl Connection {
                     }
                 }
                 Event::SendTargets(request) => self.send_targets(&request),
+                Event::Command(command) if command.bidi_read_length.is_some() => {
+                    answer::refuse_bidirectional(&mut self.proto, command.tag);
+                }
                 Event::Command(command) => {
                     let Some(session) = &mut self.session else {
                         return Err(End::Reset("a SCSI command in a discovery session"));

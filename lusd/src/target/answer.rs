@@ -53,6 +53,13 @@ pub(super) fn refuse(
     proto.respond(tag, Response { status, sense: &sense, data_in: Bytes::new(), transfer_length });
 }
 
+/// Of a command that is marked as a read and as a write at once: none here moves data both ways.
+#[cold]
+pub(crate) fn refuse_bidirectional(proto: &mut Proto, tag: TaskTag) {
+    let check = CheckCondition::from(lusd_scsi::Fault::InvalidFieldInInformationUnit);
+    refuse(proto, tag, &check, None, 0);
+}
+
 /// The LUN was unmapped while the command was on its way.
 pub(super) fn refuse_gone(proto: &mut Proto, tag: TaskTag, unit: &Unit, transfer_length: u64) {
     let gone = CheckCondition::from(lusd_scsi::Fault::LogicalUnitNotSupported);

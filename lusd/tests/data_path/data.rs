@@ -5,7 +5,7 @@ use lusd::lun::ram::RamStore;
 use lusd_scsi::BlockSize;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, limits};
-use crate::initiator::{Command, pattern};
+use crate::initiator::{Command, Initiator, pattern};
 
 const UNASKED: &str = "InitialR2T=No\0ImmediateData=Yes\0FirstBurstLength=65536\0MaxBurstLength=131072\0\
                        MaxOutstandingR2T=2\0MaxRecvDataSegmentLength=65536\0";
@@ -136,6 +136,61 @@ fn residuals_are_counted() {
         let read = host.run(&Command::read(200, 8)).good().data;
         assert_eq!((&read[..1024], &read[1024..]), (&fresh[..1024], &[0; 3072][..]));
     }
+    gateway.memory_is_back();
+}
+
+/// No blocks, no length, no direction, the wrong one: what the CDB would move beyond what is expected is overflow, what is expected beyond
+/// that is underflow, and nothing moves that both do not want.
+#[test]
+fn transfers_of_nothing_and_of_the_wrong_direction() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session_of(HOST, UNASKED);
+    let data = pattern(1, 4096);
+    host.run(&Command::write(0, &data)).good();
+    let residuals = |host: &mut Initiator, command: &Command| {
+        let answer = host.run(command).good();
+        assert!(answer.data.is_empty(), "{command:?}");
+        (answer.underflow, answer.overflow)
+    };
+    let read = |blocks: u16, reads: u32| Command { reads, ..Command::read(0, blocks) };
+    let write =
+        |blocks: u16, data: &[u8]| Command { cdb: Command::write_cdb(0, blocks), ..Command::write(0, data) };
+    assert_eq!(residuals(&mut host, &read(0, 0)), (0, 0));
+    assert_eq!(residuals(&mut host, &read(0, 512)), (512, 0));
+    assert_eq!(residuals(&mut host, &read(8, 0)), (0, 4096));
+    assert_eq!(residuals(&mut host, &write(0, &[])), (0, 0));
+    assert_eq!(residuals(&mut host, &write(8, &[])), (0, 4096));
+    let other = pattern(2, 4096);
+    for (immediate, unsolicited) in [(0, 0), (1024, 0), (1024, 3072), (4096, 0)] {
+        let nothing = Command { unsolicited, ..write(0, &other).immediate(immediate) };
+        assert_eq!(residuals(&mut host, &nothing), (4096, 0));
+        // The other way round: a read that is marked as a write.
+        let wrong = Command { unsolicited, ..Command::write(0, &other).immediate(immediate) };
+        let wrong = Command { cdb: Command::read(0, 8).cdb, ..wrong };
+        host.run(&wrong).good();
+    }
+    // A write that is marked as a read.
+    let wrong = Command { reads: 4096, ..write(8, &[]) };
+    assert!(host.run(&wrong).good().data.is_empty());
+    assert!(host.run(&read(8, 4096)).good().data == data, "nothing was written");
+    gateway.memory_is_back();
+}
+
+/// No command here moves data both ways (RFC 7143 11.3.1 leaves that to the CDB).
+#[test]
+fn bidirectional_commands_are_refused() {
+    let (gateway, _) = Gateway::with_ram(limits(), 1);
+    let mut host = gateway.session();
+    let data = pattern(1, 4096);
+    for immediate in [0, 512, 4096] {
+        let both = Command { reads: 4096, ..Command::write(0, &data).immediate(immediate) };
+        assert_eq!(host.fails(&both), (5, 0x0e, 0x03), "INVALID FIELD IN COMMAND INFORMATION UNIT");
+    }
+    // XDWRITEREAD (10) would be one.
+    let xdwriteread =
+        Command { cdb: Command::new(&[0x53, 0, 0, 0, 0, 0, 0, 0, 8, 0]).cdb, ..Command::write(0, &data) };
+    assert_eq!(host.fails(&xdwriteread), (5, 0x20, 0x00));
+    assert!(host.run(&Command::read(0, 8)).good().data == [0; 4096]);
     gateway.memory_is_back();
 }
 
