@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The repository, seen from the crate that is tested.
 fn root() -> PathBuf {
@@ -14,6 +15,9 @@ fn root() -> PathBuf {
 
 /// Compares a part of the document with `text`; with LUS_UPDATE set writes it anew.
 pub(crate) fn check_part(part: &str, text: &str) {
+    // Tests run side by side, and each writes the whole document.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let path = root().join("doc/conformance.md");
     let (begin, end) = (format!("<!-- {part}: made by a test -->\n"), format!("<!-- {part}: end -->\n"));
     let document = fs::read_to_string(&path).expect("the document");
