@@ -102,7 +102,9 @@ impl Bed {
             8 => self.lu.set_operation(Operation::SanitizeFailed { may_exit: which & 1 == 0 }),
             9 => self.lu.set_operation(Operation::Formatting(which as u16)),
             10 => self.lu.set_operation(Operation::None),
-            11 => self.lu.set_capacity_bytes((1 << 20) << which),
+            11 => {
+                self.lu.set_capacity_bytes((1 << 20) << which);
+            }
             _ => {}
         }
     }

@@ -45,11 +45,14 @@ pub(crate) fn sanitize_block_erase(cdb: &Cdb, _unit: Unit<'_>) -> Result<Plan, C
     Ok(erase(kind, cdb.flag(1, IMMED), None))
 }
 
-/// GOOD where no sanitize operation has failed; refused where it was begun without AUSE.
+/// GOOD where no sanitize operation has failed; refused where it was begun without AUSE, and where the medium is protected.
 pub(crate) fn sanitize_exit_failure_mode(_cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckCondition> {
     const SERVICE_ACTION_HIGH_BIT: u8 = 4;
     match unit.lu.operation() {
-        Operation::SanitizeFailed { may_exit: true } => Ok(erase(EraseKind::ExitFailureMode, false, None)),
+        Operation::SanitizeFailed { may_exit: true } => {
+            unit.lu.check_writable()?;
+            Ok(erase(EraseKind::ExitFailureMode, false, None))
+        }
         Operation::SanitizeFailed { may_exit: false } => {
             Err(CheckCondition::invalid_field(1, Some(SERVICE_ACTION_HIGH_BIT)))
         }

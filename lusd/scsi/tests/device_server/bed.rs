@@ -39,10 +39,12 @@ pub(crate) fn port() -> TargetPort {
     }
 }
 
-/// A nexus of its own: the same initiator with another ISID each time.
+/// A nexus of its own: the same initiator with another ISID each time, and none of [`initiator`].
 pub(crate) fn nexus() -> Nexus {
     static NEXT: AtomicU8 = AtomicU8::new(0);
-    Nexus { initiator: initiator(NEXT.fetch_add(1, Ordering::Relaxed)), target_port: TAGS[0] }
+    let mut initiator = initiator(NEXT.fetch_add(1, Ordering::Relaxed));
+    initiator.isid[4] = 1;
+    Nexus { initiator, target_port: TAGS[0] }
 }
 
 pub(crate) fn initiator(isid: u8) -> InitiatorPort {

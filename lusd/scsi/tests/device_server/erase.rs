@@ -158,6 +158,13 @@ fn what_has_failed_is_to_be_put_right() {
     bed.lu.admit(&bed.op(&format).0).unwrap();
     bed.lu.set_operation(Operation::None);
     assert_eq!(bed.data(&sanitize(EXIT_FAILURE_MODE, 0)), [], "nothing has failed");
+    // Of a medium that is protected nothing is put right.
+    bed.lu.set_operation(Operation::SanitizeFailed { may_exit: true });
+    bed.lu.set_read_only(true);
+    while code(&[0; 6]).key == SenseKey::UnitAttention {}
+    for service in [BLOCK_ERASE, EXIT_FAILURE_MODE] {
+        assert_eq!(told(&sanitize(service, 0)), (7, 0x27, 0));
+    }
 }
 
 #[test]
