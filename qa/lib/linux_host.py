@@ -79,7 +79,7 @@ class LinuxHost:
         return [Path(line) for line in self._do("paths", self.iqn).splitlines()]
 
     def wait_for_paths(self, owners, portals, seconds):
-        """Waits until each LUN of `owners` {LUN: portal} has an active path by each of the portals, in one map, of the right priority; returns the seconds."""
+        """Waits until each LUN of `owners()` {LUN: its owner's portals} has an active path by each of the portals, in one map, of the right priority; returns the seconds."""
         begun = time.monotonic()
         while True:
             amiss = self._amiss(self.paths(), owners(), portals)
@@ -92,7 +92,7 @@ class LinuxHost:
     def _amiss(self, paths, owners, portals):
         """What is not as it must be, a sentence each."""
         amiss = []
-        for lun, owner in owners.items():
+        for lun, own in owners.items():
             mine = [path for path in paths if path.lun == lun]
             if sorted(path.portal for path in mine) != sorted(portals):
                 amiss.append(f"LUN {lun} has paths by {[path.portal for path in mine]}")
@@ -102,7 +102,7 @@ class LinuxHost:
             else:
                 self.maps[lun] = names.pop()
             for path in mine:
-                wanted = PRIORITY["owner" if path.portal == owner else "other"]
+                wanted = PRIORITY["owner" if path.portal in own else "other"]
                 # A standby's checker says "ghost": no error, and not for I/O.
                 if path.state != "active" or path.checker not in ("ready", "ghost") or path.priority != wanted:
                     amiss.append(f"{path} (must be {wanted})")

@@ -283,11 +283,13 @@ class Cluster:
         return json.loads(self.lus(*words, "-f", "json").stdout)
 
     @contextlib.contextmanager
-    def target(self, name):
-        """A target `IQN:NAME` that lets anyone in; it and its LUs go with the block. Leftovers of a run that was cut short go first."""
+    def target(self, name, hosts=()):
+        """A target `IQN:NAME` for these hosts, or for anyone; it and its LUs go with the block. Leftovers of a run that was cut short go first."""
         target = Target(self, f"{IQN}:{name}")
         target.remove()
-        self.lus("target", "create", target.iqn, "--open")
+        self.lus("target", "create", target.iqn, *([] if hosts else ["--open"]))
+        for host in hosts:
+            self.lus("host", "add", target.iqn, host)
         try:
             yield target
         finally:

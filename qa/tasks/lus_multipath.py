@@ -185,9 +185,9 @@ class _Run:
 
     def _owner_portals(self):
         """
-        {LUN: portal of its owner}, as it is now
+        {LUN: portals of its owner}, as it is now
         """
-        return {lun: lusd.portal(self.ctx, id_) for id_, luns in self._owners().items() for lun in luns}
+        return {lun: [lusd.portal(self.ctx, id_)] for id_, luns in self._owners().items() for lun in luns}
 
     def _wait_for_paths(self, when):
         log.info("all paths are right %s: %.0f s", when, self.host.wait_for_paths(self._owner_portals, self.portals, PATHS_SECONDS))

@@ -34,6 +34,7 @@ DEFAULTS = {
     "data_pools": [],
     "conf": {},
     "port_base": PORT_BASE,
+    "portals": 1,
     "cuts": False,
     "hosts": {},
     "data_dir": "/var/lib/ceph/lus",
@@ -73,6 +74,7 @@ def task(ctx, config):
                             who needs an erasure coded one makes it first (`exec`)
         conf: {}            options of lusd
         port_base: 3260     portal of the first daemon of a machine; the next ones follow
+        portals: 1          of each daemon, at its address, one port beside the other
         data_dir, log_dir, pid_dir
         cuts: false         daemons are to be cut off from their networks; each must then
                             be alone on its machine, and have an entry in `hosts`
@@ -184,7 +186,7 @@ def daemon_ids(ctx, config=None):
 
 def portal(ctx, id_):
     """
-    ADDRESS:PORT at which a daemon listens
+    ADDRESS:PORT at which a daemon listens, the first of its portals
     """
     return ctx.lusd[id_]["portal"]
 
@@ -322,7 +324,7 @@ def _roles(ctx, config):
     for remote, roles in ctx.cluster.remotes.items():
         ids = [id_ for id_ in misc.roles_of_type(roles, TYPE) if config["daemons"] is None or id_ in config["daemons"]]
         for number, id_ in enumerate(ids):
-            found[id_] = (remote, config["port_base"] + number)
+            found[id_] = (remote, config["port_base"] + number * config["portals"])
     missing = sorted(set(config["daemons"] or []) - set(found))
     if missing or not found:
         raise ConfigError(f"no role for lusd: {', '.join('lus.' + id_ for id_ in missing or ['*'])}")
@@ -386,10 +388,10 @@ def _prepare(ctx, config, id_, remote, port):
     remote.run(args=["sudo", "mkdir", "-p", data_dir, config["log_dir"], config["pid_dir"]])
     remote.sudo_write_file(data_dir + "/keyring", keyring, mode="0600")
     host = config["hosts"].get(id_, {}) if config["cuts"] else {}
-    address = f"{host.get('address', remote.ip_address)}:{port}"
+    portals = [f"{host.get('address', remote.ip_address)}:{port + number}" for number in range(config["portals"])]
     flags = {
         "--keyring": data_dir + "/keyring",
-        "--lus-portal": address,
+        "--lus-portal": ",".join(portals),
         "--log-file": f"{config['log_dir']}/ceph-{entity}.log",
         "--pid-file": f"{config['pid_dir']}/lus.{id_}.pid",
         **{"--" + name.replace("_", "-").replace(" ", "-"): str(value) for name, value in config["conf"].items()},
@@ -397,7 +399,7 @@ def _prepare(ctx, config, id_, remote, port):
     coverage = f"{misc.get_testdir(ctx)}/archive/coverage"
     args = ["sudo", "adjust-ulimits", "ceph-coverage", coverage, "daemon-helper", "term"]
     args += host.get("enter", []) + ["lusd", "-f", "--cluster", "ceph", "-i", id_]
-    return {"remote": remote, "portal": address, "host": host, "is_cut": False, "args": args + [word for flag in flags.items() for word in flag]}
+    return {"remote": remote, "portal": portals[0], "host": host, "is_cut": False, "args": args + [word for flag in flags.items() for word in flag]}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The guest's kernel, initramfs and root disk, made once of Debian's own packages as they are.
+"""The guest's kernel, initramfs, root disk and boot loader, made once of Debian's own packages as they are.
 
 apt resolves the packages as for an empty system, so that the list is complete whatever this machine has; they are unpacked without their maintainer scripts, and what
 those would have made is made here. Of the kernel's modules only those stay that an initiator needs.
@@ -18,12 +18,12 @@ import subprocess
 import tempfile
 
 from ui import Failure, progress
-from vm import CACHE, HERE
+from vm import CACHE, HERE, loader
 
 # The guest's network. QEMU's own default could be somebody's network of portals; this one is for benchmarks (RFC 2544), and nobody's.
 NET = "198.19.255"
 WANTED = (
-    "bash coreutils util-linux mount grep sed mawk findutils procps psmisc kmod udev dmsetup iproute2 libc-bin busybox-static qemu-guest-agent "
+    "bash coreutils util-linux mount grep sed mawk diffutils findutils procps psmisc kmod udev dmsetup iproute2 libc-bin busybox-static qemu-guest-agent "
     "open-iscsi multipath-tools kpartx sg3-utils sg3-utils-udev lsscsi e2fsprogs fio"
 ).split()
 # Needed by maintainer scripts and by tools in Perl and Python only, none of which run here.
@@ -46,7 +46,7 @@ STEP_SECONDS = 600
 
 
 def image():
-    """The folder with `vmlinux`, `initrd` and `root.img`; makes it where it is missing or older than this recipe."""
+    """The folder with `vmlinux`, `initrd`, `root.img` and `loader`; makes it where it is missing or older than this recipe."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
         # Whoever comes second finds it made.
@@ -59,7 +59,7 @@ def image():
 
 
 def _stamp():
-    parts = [pathlib.Path(__file__), *sorted((HERE / "guest").iterdir())]
+    parts = [pathlib.Path(__file__), pathlib.Path(loader.__file__), *sorted((HERE / "guest").iterdir())]
     return hashlib.sha256(b"".join(part.name.encode() + b"\0" + part.read_bytes() for part in parts)).hexdigest()
 
 
@@ -76,12 +76,16 @@ def _make(made, stamp):
         root = work / "root"
         _unpack(packages, root)
         _settle(root)
-        (work / "vmlinux").write_bytes(_elf((root / "boot" / f"vmlinuz-{kernel}").read_bytes()))
-        shutil.rmtree(root / "boot")
+        packaged = (root / "boot" / f"vmlinuz-{kernel}").read_bytes()
+        (work / "vmlinux").write_bytes(_elf(packaged))
         first = _keep_modules(root, kernel)
         _require_libraries(root)
         _initramfs(work, root, first)
+        grub = loader.take(root, _run)
+        shutil.rmtree(root / "boot")
+        loader.furnish(root, packaged, work / "initrd")
         _disk(root, work / "root.img")
+        loader.write(work / "loader", grub, work / "root.img")
         shutil.rmtree(root)
         (work / "packages").write_text("".join(f"{package.name}\n" for package in packages))
         (work / "stamp").write_text(stamp)
@@ -90,6 +94,15 @@ def _make(made, stamp):
     finally:
         shutil.rmtree(work, ignore_errors=True)
     progress("vm", f"the image is there: {next(package.name for package in packages if package.name.startswith('linux-image'))}")
+
+
+def bootable(path):
+    """Writes a raw disk from which a BIOS boots the guest: its boot loader, and the root disk as a partition, which the guest then uses as its root."""
+    made = image()
+    shutil.copy(made / "loader", path)
+    _run(["dd", f"if={made / 'root.img'}", f"of={path}", "bs=1M", f"seek={loader.ROOM >> 20}", "conv=notrunc,sparse", "status=none"])
+    # It may end with a hole.
+    os.truncate(path, loader.ROOM + (made / "root.img").stat().st_size)
 
 
 # Packages
@@ -114,7 +127,7 @@ def _fetch_listed(folder):
     with tempfile.NamedTemporaryFile() as nothing:
         words = ["-o", f"Dir::State::status={nothing.name}", "-o", "Debug::NoLocking=1", "--quiet=2", "--yes", "--no-install-recommends", "--print-uris", "install"]
         # Each line is: 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH
-        for line in _run(["apt-get", *words, *WANTED, f"linux-image-{kernel[1]}"]).splitlines():
+        for line in _run(["apt-get", *words, *WANTED, *loader.PACKAGES, f"linux-image-{kernel[1]}"]).splitlines():
             file = line.split()[1]
             name, version, _ = file.split("_")
             if not UNNEEDED.match(name):
@@ -209,9 +222,10 @@ def _initramfs(work, root, modules):
 
 
 def _disk(root, path):
+    # GRUB does not read what has a seed for its checksums.
     size = sum(file.lstat().st_blocks for file in root.glob("**/*")) * 512
     spare = 64 << 20
-    _run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", root, path, f"{(size * 5 // 4 + spare) >> 20}M"])
+    _run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum_seed", "-E", "root_owner=0:0", "-d", root, path, f"{(size * 5 // 4 + spare) >> 20}M"])
 
 
 def _run(words, **options):

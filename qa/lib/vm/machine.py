@@ -17,6 +17,7 @@ import ui
 from ui import Failure, progress
 from vm import CACHE, agent
 from vm.image import NET, image
+from vm.loader import KERNEL_OPTIONS
 
 QEMU = "qemu-system-x86_64"
 MONITOR = "monitor"
@@ -34,8 +35,10 @@ _KVM_CREATE_VCPU = 0xAE41
 _KVM_FAILED = CACHE / "kvm-failed"
 
 
-def up(folder, accelerator="auto", memory=768):
+def up(folder, accelerator="auto", memory=768, disk=None):
     """Starts a machine whose sockets and console are in `folder`, and returns when its initiator is ready; nothing where it runs already. `memory` in MiB.
+
+    With `disk`, a name in QEMU's options (`driver=iscsi,portal=...`), it boots from that disk by its BIOS and the disk's boot loader, and what it writes stays there.
 
     Its network is QEMU's user network: connections that it makes to any address, those of the loopback included, are made by this machine.
     """
@@ -50,7 +53,7 @@ def up(folder, accelerator="auto", memory=768):
     for kind in kinds:
         begun = time.monotonic()
         try:
-            _boot(folder, made, kind, memory)
+            _boot(folder, made, kind, memory, disk)
             progress("vm", f"up after {time.monotonic() - begun:.1f} s ({kind})")
             return
         except Failure as failure:
@@ -110,11 +113,11 @@ def _process(connection):
         os.close(handle)
 
 
-def _boot(folder, made, kind, memory):
+def _boot(folder, made, kind, memory, disk):
     agent.make_line(folder)
     with open(folder / "qemu.log", "wb") as log:
         child = subprocess.Popen(
-            _words(made, kind, memory), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            _words(made, kind, memory, disk), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     end = time.monotonic() + BOOT_SECONDS[kind]
     while not agent.answers(folder):
@@ -128,20 +131,30 @@ def _boot(folder, made, kind, memory):
         time.sleep(POLL_SECONDS)
 
 
-def _words(made, kind, memory):
+def _words(made, kind, memory, disk):
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "pc", "-accel", ACCELERATOR[kind], "-cpu", PROCESSOR[kind], "-m", str(memory)),
-        *("-kernel", made / "vmlinux", "-initrd", made / "initrd"),
-        *("-append", "console=ttyS0 panic=-1 net.ifnames=0 mitigations=off nokaslr"),
-        # What is written to the disk goes with the machine.
-        *("-drive", f"if=none,id=root,format=raw,snapshot=on,file={str(made / 'root.img').replace(',', ',,')}", "-device", "virtio-blk-pci,drive=root"),
+        *(_boots_by_itself(disk) if disk else _is_booted(made)),
         *("-netdev", f"user,id=net,ipv6=off,net={NET}.0/24,host={NET}.2,dns={NET}.3", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-chardev", "file,id=console,path=console", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-device", "virtio-rng-pci"),
         *("-chardev", "pipe,id=agent,path=agent", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         *("-qmp", f"unix:{MONITOR},server=on,wait=off"),
     ]
+
+
+def _is_booted(made):
+    """The kernel from here; what is written to the disk goes with the machine."""
+    return [
+        *("-kernel", made / "vmlinux", "-initrd", made / "initrd", "-append", KERNEL_OPTIONS),
+        *("-drive", f"if=none,id=root,format=raw,snapshot=on,file={str(made / 'root.img').replace(',', ',,')}", "-device", "virtio-blk-pci,drive=root"),
+    ]
+
+
+def _boots_by_itself(disk):
+    """From the disk, by its boot loader; its errors are the guest's."""
+    return ["-blockdev", f"{disk},node-name=root", "-device", "virtio-blk-pci,drive=root,bootindex=0,werror=report,rerror=report"]
 
 
 def _kvm_may_work():

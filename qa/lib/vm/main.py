@@ -8,7 +8,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from vm import agent, machine  # noqa: E402  isort: skip  it makes the tools' modules known
-from vm.image import image  # noqa: E402
+from vm.image import bootable, image  # noqa: E402
 import packages  # noqa: E402
 import ui  # noqa: E402
 
@@ -22,6 +22,7 @@ A Linux host with Debian's own kernel, open-iscsi, multipath-tools, sg3-utils, e
     qa/vm up DIR                      boots one and returns when its initiator is ready; DIR has its console
     qa/vm exec DIR COMMAND [ARG...]   runs a command in it as root, any number at the same time; stdin, stdout, stderr and status as over ssh
     qa/vm down DIR                    ends it
+    qa/vm disk FILE                   writes a raw disk with the same system and a boot loader; `qa/vm up --disk driver=file,filename=FILE DIR` boots from it
     qa/vm build                       only makes the image, which the others do when they must (once, root, a minute)
 
 Whatever address the guest connects to, this machine connects to in its stead: a portal is the same inside and outside, 127.0.0.1:3260 and other networks' alike.
@@ -54,13 +55,16 @@ def _parser():
         return made
 
     build = verb("build", _build, "make the image")
+    disk = verb("disk", _disk, "write a disk that boots")
+    disk.add_argument("file", type=pathlib.Path, metavar="FILE")
     boots = [verb("up", _up, "boot a machine"), verb("run", _run, "boot a machine for one script")]
     runs = [verb("exec", _exec, "run a command in a machine"), boots[1]]
-    for made in (build, *boots):
+    for made in (build, disk, *boots):
         made.add_argument("--install", action="store_true", help="install missing Debian packages")
     for made in boots:
         made.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="how the processor is made (default: kvm where it works)")
         made.add_argument("--memory", type=int, default=768, metavar="MIB", help="(default 768)")
+        made.add_argument("--disk", metavar="OPTIONS", help="boot from this disk, in the words of QEMU's -blockdev, and write to it (default: a disk whose changes are forgotten)")
     for made in runs:
         made.add_argument("--timeout", type=float, metavar="SECONDS", help="for the command, not the boot (default: none)")
     for made in (boots[0], runs[0], verb("down", _down, "end a machine")):
@@ -77,9 +81,14 @@ def _build(options):
     image()
 
 
+def _disk(options):
+    packages.ensure(options.install, packages.VM)
+    bootable(options.file)
+
+
 def _up(options):
     packages.ensure(options.install, packages.VM)
-    machine.up(options.dir, options.accel, options.memory)
+    machine.up(options.dir, options.accel, options.memory, options.disk)
 
 
 def _down(options):
@@ -97,7 +106,7 @@ def _run(options):
     with tempfile.TemporaryDirectory(prefix="lus-vm.") as folder:
         folder = pathlib.Path(folder)
         try:
-            machine.up(folder, options.accel, options.memory)
+            machine.up(folder, options.accel, options.memory, options.disk)
             return _print(agent.run(folder, ["bash", "-s", "--", *options.arguments], script, options.timeout))
         finally:
             machine.down(folder)

@@ -1,0 +1,250 @@
+#!/usr/bin/python3 -Bs
+"""sg3-utils and blkdiscard of a Debian host, on a disk of the kernel's initiator.
+
+- Identity: INQUIRY, every announced page (and one that is not), capacity, LUNs, port groups, operation codes, mode and log pages agree with each other, with the
+  kernel and with what `lus lu info` says.
+- Blocks: a file in the guest is changed with each command as the disk must be, and both are compared, all of it, after each: reads and writes by each CDB
+  length, COMPARE AND WRITE, WRITE SAME, UNMAP, EXTENDED COPY, ORWRITE, WRITE ATOMIC, WRITE AND VERIFY, VERIFY, blkdiscard, SANITIZE; resets with writes in flight.
+- Reservations between two initiator names: register, reserve, conflict, a registration that outlives its session, preempt, clear.
+
+Environment: none. Takes root where it runs (the image of the virtual machine is made once)."""
+
+import pathlib
+import re
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
+import guest  # noqa: E402
+import qa  # noqa: E402
+
+NAME, IMAGE, OTHER_IMAGE = "kernel-commands", "rbd/qa-kernel-1", "rbd/qa-kernel-2"
+SECOND, SECOND_INITIATOR = "second", f"{guest.INITIATOR}-2"
+# A small disk of several objects: all of it is read after each command.
+MIB, OBJECT_KIB, BLOCK = 4, 1024, 512
+BLOCKS, OBJECT_BLOCKS = MIB << 11, OBJECT_KIB << 1
+# What sg3-utils exit with: sg3_utils(8).
+ILLEGAL_REQUEST, MISCOMPARE, OUT_OF_RANGE, CONFLICT = 5, 14, 22, 24
+PAGES = {"00", "80", "83", "86", "87", "88", "8f", "b0", "b1", "b2"}
+COMMANDS = (
+    "Read(16)", "Write(16)", "Compare and write", "Persistent reserve out, preempt and abort", "Extended copy(LID1)", "Sanitize, block erase", "Unmap",
+    "Write same(16)", "Get LBA status(16)", "Report target port groups", "Orwrite(16)", "Write atomic(16)", "Format Unit",
+)  # fmt: skip
+TIMEOUT = "recommended timeout: 60 secs"
+
+
+def check_inquiry(cluster, machine, device):
+    info = cluster.lus_json("lu", "info", IMAGE)
+    shown = machine.do(f"sg_inq {device}")
+    for words in ("Vendor identification: CEPH", "Product identification: LUS", f"Unit serial number: {info['serial']}", "TPGS=1", "3PC=1", "CmdQue=1"):
+        qa.require(words in shown, f"sg_inq does not say {words}: {shown}")
+    pages = machine.read(f"sg_vpd -p sv -r {device} | od -An -v -tx1").split()
+    pages = pages[4 : 4 + int(pages[3], 16)]
+    qa.require(set(pages) >= PAGES and pages == sorted(set(pages)), f"the pages are {pages}, and must be {sorted(PAGES)} at least")
+    listed = machine.read(f"for p in {' '.join(pages)}; do sg_vpd --page=0x$p {device} >/dev/null; sg_vpd --page=0x$p -r {device} | od -An -v -w65536 -tx1; done").splitlines()
+    for page, words in zip(pages, map(str.split, listed), strict=True):
+        qa.require(words[1] == page and int(words[2] + words[3], 16) == len(words) - 4, f"page {page} is {words}")
+    machine.fails(f"sg_vpd --force --page=0xfe {device}", ILLEGAL_REQUEST)
+    known = f"/sys/block/{device.removeprefix('/dev/')}/device"
+    limits = machine.do(f"sg_vpd -p bl {device}")
+    qa.require(f"Optimal unmap granularity: {OBJECT_BLOCKS} blocks" in limits, f"objects have {OBJECT_BLOCKS} blocks, and page b0 is {limits}")
+    machine.do(f"for p in 80 83; do sg_vpd --page=0x$p -r {device} | cmp - {known}/vpd_pg$p; done")
+    identity = machine.do(f"sg_vpd -p di {device}")
+    qa.require(f"0x{info['wwn']}" in identity and f"Target port group: {port_group(machine, device)}\n" in identity, f"page 83 is {identity}")
+    qa.say(f"INQUIRY and the pages {' '.join(pages)}: the disk is who lus says it is")
+
+
+def port_group(machine, device):
+    """The id of the active group."""
+    groups = re.findall(r"target port group id : (\S+) .*\n.*\((active/optimized)\)", machine.do(f"sg_rtpg -d {device}"))
+    qa.require(len(groups) == 1, f"sg_rtpg: the groups are {groups}")
+    return groups[0][0]
+
+
+def check_parameters(machine, device):
+    """Capacity, LUNs, codes, mode and log pages."""
+    capacity = machine.do(f"sg_readcap --16 {device}; sg_readcap {device}")
+    qa.require(capacity.count(f"Last LBA={BLOCKS - 1} ") == 2 and "lbpme=1, lbprz=1" in capacity, f"sg_readcap: {capacity}")
+    luns = [line.split() for line in machine.read(f"for s in 0 1 2; do echo $(sg_luns -q -s $s {device}); done").splitlines()]
+    own, known = ["0" * 16, "0001" + "0" * 12], ["c101" + "0" * 12]
+    qa.require(luns == [own, known, own + known], f"sg_luns: {luns}")
+    codes = machine.do(f"sg_opcodes -n {device}")
+    missing = [name for name in COMMANDS if not re.search(rf" {re.escape(name)}$", codes, re.M)]
+    qa.require(not missing, f"sg_opcodes does not list {missing}: {codes}")
+    one = machine.do(f"sg_opcodes --rctd --opcode=0x89 {device}; sg_opcodes --opcode=0x02 {device}")
+    qa.require("Command is supported" in one and TIMEOUT in one and "Command is NOT supported" in one, f"sg_opcodes of one command: {one}")
+    functions = machine.do(f"sg_opcodes --tmf {device}")
+    qa.require("Abort task\n" in functions and "Logical unit reset" in functions, f"sg_opcodes --tmf: {functions}")
+    modes = machine.do(f"sg_modes -a {device}; sg_modes -6 -p 8 {device}")
+    qa.require(all(words in modes for words in ("Caching", "Control", "Informational exceptions", "WP=0, DpoFua=1")), f"sg_modes: {modes}")
+    logs = machine.do(f"sg_logs -A {device}")
+    qa.require("Informational Exceptions page" in logs, f"sg_logs: {logs}")
+    words = ("sg_turs -n 3", "sg_requests", "sg_senddiag --test", "sg_start --start", "sg_prevent --prevent=0", "sg_sync", *(f"sg_seek --pre-fetch {ten} --lba={BLOCKS - 8} --num-blocks=8" for ten in ("", "--10")))
+    machine.do("".join(f"{command} {device};" for command in words))
+    # It exits with 0.
+    qa.require("Invalid opcode" in machine.do(f"sg_stpg --standby {device} 2>&1"), "a host may set the state of port groups")
+    qa.say("capacity, LUNs, operation codes, functions, mode and log pages")
+
+
+class Twin:
+    """A disk and the file that it must equal."""
+
+    FILE = "/run/twin"
+
+    def __init__(self, machine, device):
+        self.machine, self.device = machine, device
+
+    def compare(self, what):
+        """All of both."""
+        difference = self.difference()
+        qa.require(difference is None, f"after {what} the disk is not what it must be: {difference}")
+
+    def difference(self):
+        """Where they differ, in cmp's words; None where they do not."""
+        code, said, _ = self.machine.status(f"dd if={self.device} iflag=direct bs=1M status=none | cmp - {self.FILE}")
+        return said if code else None
+
+    def prove(self):
+        """One wrong block is found, here the last."""
+        last = BLOCKS - 1
+        self.machine.do(f"dd if=/dev/zero of={self.device} bs={BLOCK} seek={last} count=1 oflag=direct status=none")
+        qa.require(f"byte {last * BLOCK + 1}," in (self.difference() or ""), f"block {last} of the disk is wrong, and nobody sees it")
+        self.machine.do(f"dd if={self.FILE} of={self.device} bs={BLOCK} skip={last} seek={last} count=1 oflag=direct status=none")
+        self.compare("the proof")
+
+    def step(self, what, command, change="", status=0):
+        """A command on the disk ($d), the same on the file (by `put`, `zero`), and the comparison."""
+        helpers = (
+            f"d={self.device} t={self.FILE}; put() {{ dd if=$1 of=$t bs={BLOCK} seek=$2 conv=notrunc status=none; }};"
+            f" zero() {{ dd if=/dev/zero of=$t bs={BLOCK} seek=$1 count=$2 conv=notrunc status=none; }}; "
+        )
+        if status:
+            self.machine.fails(helpers + command, status)
+        else:
+            self.machine.do(f"{helpers}{command} >/run/said 2>&1 || {{ cat /run/said; false; }}; {change}")
+        self.compare(what)
+
+
+def check_reads_and_writes(machine, twin):
+    """Each CDB length that Linux may send. The files `a` and `b` have 8 blocks each, `ff` and `one` have one."""
+    machine.do(f"head -c {MIB}M /dev/urandom >{Twin.FILE}; for f in a b; do head -c 4k /dev/urandom >/run/$f; done; head -c 512 /run/a >/run/one; printf '\\377%.0s' $(seq 512) >/run/ff")
+    twin.step("WRITE (10)", f"sg_dd if=$t of=$d bs={BLOCK} bpt=512 cdbsz=10")
+    twin.prove()
+    for length in (6, 12, 16):
+        twin.step(f"WRITE and READ ({length})", f"sg_dd if=/run/a of=$d bs={BLOCK} seek={length} cdbsz={length} && sg_dd if=$d of=/run/back bs={BLOCK} skip={length} count=8 cdbsz={length} && cmp /run/a /run/back", f"put /run/a {length}")
+    twin.step("WRITE (16) with FUA and DPO", f"sg_dd if=/run/b of=$d bs={BLOCK} seek={BLOCKS - 8} cdbsz=16 oflag=fua,dpo", f"put /run/b {BLOCKS - 8}")
+    twin.step("a write beyond the end", f"sg_write_x --normal --in=/run/a --lba={BLOCKS - 4} --num=8 $d", status=OUT_OF_RANGE)
+    qa.say("READ and WRITE by CDBs of each length")
+
+
+def check_compound(twin):
+    """COMPARE AND WRITE and its like."""
+    twin.step("COMPARE AND WRITE", "dd if=$t of=/run/old bs=512 skip=700 count=8 status=none; cat /run/old /run/a >/run/caw; sg_compare_and_write --in=/run/caw --lba=700 --num=8 $d", "put /run/a 700")
+    twin.step("a COMPARE AND WRITE of what is not there", "sg_compare_and_write --in=/run/caw --lba=700 --num=8 $d", status=MISCOMPARE)
+    twin.step("ORWRITE", "sg_write_x --or --in=/run/ff --lba=3000 --num=1 $d", "put /run/ff 3000")
+    twin.step("WRITE ATOMIC", f"sg_write_x --atomic=0 --in=/run/a --lba={OBJECT_BLOCKS - 8} --num=8 $d", f"put /run/a {OBJECT_BLOCKS - 8}")
+    twin.step("a WRITE ATOMIC into two objects", f"sg_write_x --atomic=0 --in=/run/b --lba={OBJECT_BLOCKS - 4} --num=8 $d", status=ILLEGAL_REQUEST)
+    for words in ("", "--16"):
+        twin.step("WRITE AND VERIFY", f"sg_write_verify {words} --in=/run/b --lba=4001 --num=8 $d", "put /run/b 4001")
+    twin.step("VERIFY", "sg_verify --lba=0 --count=128 $d && sg_verify --16 --lba=4001 --count=8 --ndo=4096 --in=/run/b $d")
+    twin.step("a VERIFY of what is not there", "sg_verify --lba=4001 --count=8 --ndo=4096 --in=/run/a $d", status=MISCOMPARE)
+    qa.say("COMPARE AND WRITE, ORWRITE, WRITE ATOMIC, WRITE AND VERIFY, VERIFY, and two miscompares")
+
+
+def check_provisioning(machine, twin):
+    """WRITE SAME, UNMAP, what they say about it, and blkdiscard."""
+    sames = "; ".join(f"put /run/one {200 + number}" for number in range(16))
+    twin.step("WRITE SAME (10)", "sg_write_same --10 --in=/run/one --lba=200 --num=16 $d", sames)
+    twin.step("WRITE SAME (16) without data", "sg_write_same --16 --ndob --lba=500 --num=100 $d", "zero 500 100")
+    twin.step("WRITE SAME (16) with UNMAP", f"sg_write_same --16 --unmap --lba={OBJECT_BLOCKS - 10} --num=400 $d", f"zero {OBJECT_BLOCKS - 10} 400")
+    twin.step("UNMAP", f"sg_unmap --lba=1000,{2 * OBJECT_BLOCKS} --num=10,{OBJECT_BLOCKS} --force $d", f"zero 1000 10; zero {2 * OBJECT_BLOCKS} {OBJECT_BLOCKS}")
+    states = re.findall(r"LBA: 0x([0-9a-f]+)\s+blocks:\s+(\d+)\s+(\S.*)$", machine.do(f"sg_get_lba_status --lba=0 --maxlen=512 {twin.device}"), re.M)
+    states = [(int(lba, 16), int(blocks), state.split()[0]) for lba, blocks, state in states]
+    wanted = [(0, 2 * OBJECT_BLOCKS, "mapped"), (2 * OBJECT_BLOCKS, OBJECT_BLOCKS, "deallocated"), (3 * OBJECT_BLOCKS, OBJECT_BLOCKS, "mapped")]
+    qa.require(states == wanted, f"GET LBA STATUS says {states}, and must say {wanted}")
+    twin.step("blkdiscard of a range", "blkdiscard -o 512k -l 1280k $d", "zero 1024 2560")
+    twin.step("blkdiscard -z of a range", "blkdiscard -z -o 3M -l 64k $d", "zero 6144 128")
+    qa.say("WRITE SAME, UNMAP, GET LBA STATUS, blkdiscard")
+
+
+def check_copy(twin, other):
+    """EXTENDED COPY within the disk, and to another one."""
+    twin.step("EXTENDED COPY", f"sg_xcopy if=$d skip=200 of=$d seek=6000 count=700 bs={BLOCK}", "dd if=$t of=/run/x bs=512 skip=200 count=700 status=none; put /run/x 6000")
+    twin.machine.do(
+        f"sg_xcopy if={twin.device} of={other} count=5000 bs={BLOCK} >/dev/null 2>&1; dd if={other} iflag=direct bs={BLOCK} count=5000 status=none | cmp -n {5000 * BLOCK} - {Twin.FILE}"
+    )
+    qa.say("EXTENDED COPY, within the disk and to another")
+
+
+def check_resets(machine, twin):
+    """Task management with writes in flight: the kernel sends the lost ones again."""
+    before = len(machine.console())
+    for which, what in (("-d", "LOGICAL UNIT RESET"), ("-t", "TARGET RESET")):
+        twin.step(
+            what,
+            f"head -c 4M /dev/urandom >/run/x; dd if=/run/x of=$d bs=64k oflag=direct status=none & sleep 0.1; sg_reset {which} $d; wait $!",
+            "put /run/x 0",
+        )
+    said = "\n".join(machine.console()[before:])
+    qa.require("I/O error" not in said and "device reset occurred" in said, f"the kernel's words on resets are {said}")
+    qa.say("resets of the LU and the target, with writes in flight")
+
+
+def check_sanitize(twin):
+    twin.step("SANITIZE, overwrite", "sg_sanitize --overwrite --pattern=/run/one --ipl=512 --quick --wait $d", f"{{ yes /run/one || true; }} | head -{BLOCKS} | xargs cat >$t")
+    twin.step("SANITIZE, block erase", "sg_sanitize --block --quick --wait $d", f"zero 0 {BLOCKS}")
+    twin.step("WRITE after it", f"sg_dd if=/run/a of=$d bs={BLOCK} seek=77", "put /run/a 77")
+    twin.step("FORMAT UNIT", "sg_format --format --quick --wait $d", f"zero 0 {BLOCKS}")
+    twin.step("WRITE after it", f"sg_dd if=/run/a of=$d bs={BLOCK} seek=99", "put /run/a 99")
+    twin.step("blkdiscard of all", "blkdiscard $d", f"zero 0 {BLOCKS}")
+    qa.say("SANITIZE by overwrite and block erase, FORMAT UNIT, and blkdiscard of all: zeroes, and writable")
+
+
+def check_reservations(machine, node, second):
+    """Write exclusive, then exclusive access; a and b are one disk by two I_T nexuses."""
+    prelude = f"a={node.disk()} b={second.disk()}; p='sg_persist --no-inquiry'; w='dd if=/run/a bs=4k count=1 oflag=direct status=none' r='dd of=/dev/null bs=4k count=1 iflag=direct status=none'; "
+    machine.do(
+        prelude + "$p -o -G -S 0xa $a; $p -o -G -S 0xb $b; $p -i -k $a | grep -q 0xb; $p -o -R -K 0xa -T 1 $a;"
+        " $p -i -r $b | grep -q 'Key=0xa'; $p -i -s $b | grep -q 'Write Exclusive'; $p -i -c $b | grep -q 'Persist Through Power Loss Capable(PTPL_C): 1'; $w of=$a; $r if=$b"
+    )
+    machine.fails(prelude + "$w of=$b")
+    machine.fails(prelude + "$p -o -R -K 0xb -T 1 $b", CONFLICT)
+    machine.fails(prelude + "$p -o -G -K 0xbad -S 0xc $b", CONFLICT)
+    node.logout()
+    machine.fails(prelude + "$w of=$b")
+    machine.do(prelude + "$p -o -P -K 0xb -S 0xa -T 3 $b; $p -i -r $b | grep -q 'Key=0xb'; $w of=$b")
+    node.login()
+    prelude = f"a={node.disk()} b={second.disk()}; " + prelude.partition("; ")[2]
+    machine.fails(prelude + "$r if=$a")
+    machine.fails(prelude + "$w of=$a")
+    machine.do(prelude + "$p -o -C -K 0xb $b; $p -i -k $b | grep -q 'NO registered reservation keys'; $p -i -k $a >/dev/null; $w of=$a; $r if=$a")
+    qa.say("persistent reservations: register, reserve, conflict, a holder that logs out, preempt, clear")
+
+
+def main():
+    cluster = qa.Cluster.given()
+    with cluster.target(NAME) as target, guest.initiator() as machine:
+        for lun, image in enumerate((IMAGE, OTHER_IMAGE)):
+            cluster.rbd("rm", "--no-progress", image, check=False)
+            cluster.rbd("create", "--size", f"{MIB}M", "--object-size", f"{OBJECT_KIB}K", image)
+            target.add(image, lun=lun)
+        machine.do(f"iscsiadm -m iface -I {SECOND} -o new; iscsiadm -m iface -I {SECOND} -o update -n iface.initiatorname -v {SECOND_INITIATOR}")
+        node, second = (guest.Node(machine, target.iqn, cluster.portals[0], iface) for iface in ("default", SECOND))
+        node.discover(SECOND)
+        node.login()
+        device, other = node.disk(0), node.disk(1)
+        twin = Twin(machine, device)
+        check_inquiry(cluster, machine, device)
+        check_parameters(machine, device)
+        check_reads_and_writes(machine, twin)
+        check_compound(twin)
+        check_provisioning(machine, twin)
+        check_copy(twin, other)
+        check_resets(machine, twin)
+        check_sanitize(twin)
+        second.login()
+        check_reservations(machine, node, second)
+        second.logout()
+        node.logout()
+
+
+qa.run_check(main)
