@@ -174,13 +174,13 @@ impl Plan {
     }
 
     /// Fits the plan to a data-out buffer of `available` bytes (iSCSI: the expected data transfer length, or 0 for
-    /// a command that is not marked as a write). To be called before data-out is gathered; then
-    /// `min(available, transfer_out)` bytes are wanted. `transfer_out` stays, for the residual count.
+    /// a command that is not marked as a write). To be called before data-out is gathered; `Ok`: how many bytes of it
+    /// are wanted. `transfer_out` stays, for the residual count.
     ///
-    /// A write, or a comparison, of fewer whole blocks than the CDB says is cut to those (as the residual overflow
-    /// tells the host), one that ends inside a block is refused: no block is ever half written. WRITE SAME takes
+    /// A write, or a comparison, for which less comes than the CDB says is cut to the blocks that come whole (as the residual overflow
+    /// tells the host): no block is ever half written. WRITE SAME takes
     /// exactly one block, and what must be alone on its blocks all of its data. What becomes of a short parameter list is decided by [`Parameters::finish`].
-    pub fn limit_data_out(&mut self, lu: &LogicalUnit, available: u64) -> Result<(), CheckCondition> {
+    pub fn limit_data_out(&mut self, lu: &LogicalUnit, available: u64) -> Result<u64, CheckCondition> {
         if let Some(at) = self.exact_at
             && available != self.transfer_out
         {
@@ -195,18 +195,18 @@ impl Plan {
                 }
             }
             Step::Block(op) if available < self.transfer_out => {
-                let Some(range) = op.transferred_range_mut() else { return Ok(()) };
-                if !available.is_multiple_of(block_bytes) {
-                    return Err(Fault::InvalidFieldInInformationUnit.into());
-                }
-                range.len = available;
-                if available == 0 {
-                    self.step = Step::Reply(Bytes::new());
+                if let Some(range) = op.transferred_range_mut() {
+                    let whole = available - available % block_bytes;
+                    range.len = whole;
+                    if whole == 0 {
+                        self.step = Step::Reply(Bytes::new());
+                    }
+                    return Ok(whole);
                 }
             }
             Step::Reply(_) | Step::Parameters(_) | Step::Block(_) | Step::Reserve(_) | Step::Status(_) => {}
         }
-        Ok(())
+        Ok(available.min(self.transfer_out))
     }
 
     /// Fits the plan to a data-in buffer of `available` bytes: blocks of which the host takes nothing are not read.

@@ -395,21 +395,23 @@ impl Session {
         }
         let edtl = u64::from(command.expected_data_transfer_length);
         let available = if command.write { edtl } else { 0 };
-        if available != plan.transfer_out
-            && (plan.transfer_out > 0 || plan.exact_at.is_some())
-            && let Err(check) = plan.limit_data_out(&unit.scsi, available)
-        {
-            refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
-            return Flow::Taken;
+        let mut wanted = plan.transfer_out;
+        if available != wanted && (wanted > 0 || plan.exact_at.is_some()) {
+            match plan.limit_data_out(&unit.scsi, available) {
+                Ok(bytes) => wanted = bytes,
+                Err(check) => {
+                    refuse(cx.proto, tag, &check, Some(&unit), plan.transfer_out);
+                    return Flow::Taken;
+                }
+            }
         }
         plan.limit_data_in(&unit.scsi, if command.read { edtl } else { 0 });
-        let wanted = plan.transfer_out.min(available) as usize;
         let read_bytes = match &plan.step {
             Step::Block(op) if unit.reads_into_buffers() => Work::read_bytes_of(op),
             _ => 0,
         };
         if wanted > 0 {
-            return self.collect(command, entry, lun, unit, plan, wanted, read_bytes, cx);
+            return self.collect(command, entry, lun, unit, plan, wanted as usize, read_bytes, cx);
         }
         cx.proto.accept(tag, DataOut::None);
         let charge = match read_bytes {

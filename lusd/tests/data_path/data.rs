@@ -241,10 +241,17 @@ fn blocks_of_4096_bytes() {
     assert!(host.run(&read(2, 1)).good().data == [0; 4096]);
     assert!(host.run(&read(7, 1)).good().data == data[4 * 4096..]);
     assert_eq!(host.fails(&read(4092, 5)), (5, 0x21, 0x00));
-    // Half a block is never written: sense says that the data does not fit.
-    let half = Command { cdb: Command::write_cdb(3, 1), ..Command::write(3, &data[4096..6144]) };
-    assert_eq!(host.fails(&half).0, 0x05);
-    assert!(host.run(&read(3, 1)).good().data == data[..4096]);
+    // Half a block is never written: what comes behind the last whole one is dropped, and the overflow says so.
+    for (len, immediate) in [(512, 512), (2048, 0), (2048, 2048), (6144, 0), (6144, 6144)] {
+        host.run(&write).good();
+        let fresh = pattern(9, len);
+        let short = Command { cdb: Command::write_cdb(3, 2), ..Command::write(3, &fresh) };
+        let answer = host.run(&short.immediate(immediate)).good();
+        assert_eq!((answer.underflow, answer.overflow), (0, 8192 - len as u32));
+        let whole = len / 4096 * 4096;
+        assert!(host.run(&read(3, 5)).good().data == [&fresh[..whole], &data[whole..]].concat());
+    }
+    gateway.memory_is_back();
 }
 
 /// Connections go to the shards in turn: these four are on two.

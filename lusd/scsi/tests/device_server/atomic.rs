@@ -50,7 +50,7 @@ fn data_of_another_length_is_refused_whole() {
     for (cdb, at, len) in cases {
         for available in [0, 512, 1024, 2047, 2048, 2049, 4096] {
             let mut plan = bed.plan(&cdb).unwrap();
-            let expected = if available == len { Ok(()) } else { Err(in_cdb(at, None)) };
+            let expected = if available == len { Ok(len) } else { Err(in_cdb(at, None)) };
             assert_eq!(plan.limit_data_out(&bed.lu, available), expected, "{cdb:02x?} {available}");
         }
     }

@@ -76,13 +76,15 @@ proptest! {
         if let Ok(mut plan) = bed.plan(&cdb) {
             let (out, back) = (plan.transfer_out, plan.transfer_in);
             plan.limit_data_in(&bed.lu, available);
-            if plan.limit_data_out(&bed.lu, available).is_ok() {
+            if let Ok(wanted) = plan.limit_data_out(&bed.lu, available) {
+                prop_assert!(wanted <= out.min(available));
                 prop_assert_eq!((plan.transfer_out, plan.transfer_in), (out, back));
                 prop_assert!(plan.exact_at.is_none() || available == out);
                 if let Step::Block(op) = &plan.step {
                     op_keeps_its_promises(&bed, op)?;
                     if let BlockOp::Write { range, .. } = op {
-                        prop_assert_eq!(range.len, out.min(available));
+                        prop_assert_eq!(range.len, wanted);
+                        prop_assert!(out.min(available) - wanted < bed.lu.block_size().bytes());
                     }
                 }
             }
