@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::map::LusMap;
 use crate::model::{
-    Backend, DaemonInstance, Fenced, InstanceState, Leader, Lu, LunMapping, Placement, PlacementReason,
+    Backend, DaemonInstance, Fenced, InstanceState, Leader, Lu, LunMapping, PhysicalBlockSize, Placement,
+    PlacementReason,
 };
 
 /// Values with `separator` between them.
@@ -111,7 +112,11 @@ impl fmt::Display for Lu {
         }
         let wwn = self.wwn.as_ref().map(|wwn| wwn.as_str()).unwrap_or("-");
         let access = if self.read_only { "ro" } else { "rw" };
-        write!(f, " block_size {} {access} wwn {wwn} ", self.block_size.bytes())?;
+        write!(f, " block_size {}", self.block_size.bytes())?;
+        if self.physical_block_size != PhysicalBlockSize::default() {
+            write!(f, " physical_block_size {}", self.physical_block_size.bytes())?;
+        }
+        write!(f, " {access} wwn {wwn} ")?;
         write!(f, "serial '{}' vendor '{}' product '{}'", self.serial, self.vendor, self.product)
     }
 }

@@ -67,8 +67,8 @@ pub use map::LusMap;
 pub use model::{
     ADDRESSES_MAX, Backend, BlockSize, DOWNS_MAX, DaemonInstance, FEATURES, FENCED_MAX, FLAPPING_DOWNS,
     FLAPPING_WINDOW, Fenced, Host, InstanceState, Leader, Lu, LunMapping, Meta, PORTALS_MAX,
-    PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, Placement, PlacementReason, SERIAL_BYTES_MAX, Target,
-    VENDOR_BYTES_MAX, VENDOR_DEFAULT, WEIGHT_DEFAULT, WEIGHT_MAX, WRITER,
+    PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, PhysicalBlockSize, Placement, PlacementReason, SERIAL_BYTES_MAX,
+    Target, VENDOR_BYTES_MAX, VENDOR_DEFAULT, WEIGHT_DEFAULT, WEIGHT_MAX, WRITER,
 };
 pub use placement::choose;
 pub use record::{Handover, Holder, LuRecord, LuState, RecordError};

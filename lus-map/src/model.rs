@@ -381,6 +381,44 @@ impl Serialize for BlockSize {
     }
 }
 
+/// The size of a physical block (SBC-3 4.6): what hosts align to. A power of two of bytes, a logical block at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PhysicalBlockSize(u32);
+
+impl PhysicalBlockSize {
+    /// The smallest one, in bytes.
+    pub const MIN: u32 = 512;
+    /// The greatest one, in bytes: BlueStore's largest allocation unit in the field.
+    pub const MAX: u32 = 65536;
+
+    /// The size of `bytes`, if it is a power of two within the bounds.
+    pub fn new(bytes: u32) -> Option<Self> {
+        (bytes.is_power_of_two() && (Self::MIN..=Self::MAX).contains(&bytes)).then_some(Self(bytes))
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u32 {
+        self.0
+    }
+
+    /// Base 2 logarithm of how many logical blocks it has; `None` if it is less than one.
+    pub fn exponent(self, block_size: BlockSize) -> Option<u8> {
+        let blocks = self.0 / block_size.bytes();
+        blocks.checked_ilog2().map(|exponent| exponent as u8)
+    }
+}
+
+impl Default for PhysicalBlockSize {
+    /// 4096 bytes: BlueStore's allocation unit.
+    fn default() -> Self {
+        Self(4096)
+    }
+}
+
+/// What an entity asks for that has a physical block size of its own: older programs would lose it.
+pub(crate) const PHYSICAL_BLOCK_WRITER: u32 = 2;
+
 /// A logical unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lu {
@@ -394,6 +432,8 @@ pub struct Lu {
     pub backend: Backend,
     /// The size of its blocks.
     pub block_size: BlockSize,
+    /// The size of its physical blocks.
+    pub physical_block_size: PhysicalBlockSize,
     /// A given world wide name; none: one of NAA type 3 is made from the id.
     pub wwn: Option<Wwn>,
     /// The unit serial number (VPD 80h).

@@ -17,8 +17,9 @@ use crate::id::{ClientAddr, DaemonId, Epoch, ImageSpec, Iqn, LuId, Lun, Volatile
 use crate::key::{BadKey, Key, MAP_OBJECT};
 use crate::model::{
     ADDRESSES_MAX, Backend, BlockSize, DOWNS_MAX, DaemonInstance, FENCED_MAX, Fenced, Host, InstanceState,
-    Leader, Lu, LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, Placement, PlacementReason,
-    SERIAL_BYTES_MAX, Target, VENDOR_BYTES_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, is_line_text, is_scsi_text,
+    Leader, Lu, LunMapping, Meta, PORTALS_MAX, PRODUCT_BYTES_MAX, PhysicalBlockSize, Placement,
+    PlacementReason, SERIAL_BYTES_MAX, Target, VENDOR_BYTES_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, is_line_text,
+    is_scsi_text,
 };
 use crate::time::Timestamp;
 
@@ -426,6 +427,7 @@ impl Entity for Lu {
             id: self.id.0.as_bytes().to_vec(),
             backend: Some(backend),
             block_size: self.block_size.bytes(),
+            physical_block_size: physical_block_bytes(self.physical_block_size),
             wwn: self.wwn.as_ref().map(ToString::to_string).unwrap_or_default(),
             serial: self.serial.clone(),
             vendor: self.vendor.clone(),
@@ -445,11 +447,19 @@ impl Entity for Lu {
         {
             return Err("serial, vendor or product is empty, too long or unprintable".to_owned());
         }
+        let block_size = BlockSize::new(lu.block_size).ok_or("the block size is neither 512 nor 4096")?;
+        let physical_block_size = match lu.physical_block_size {
+            0 => PhysicalBlockSize::default(),
+            bytes => PhysicalBlockSize::new(bytes)
+                .filter(|size| size.exponent(block_size).is_some())
+                .ok_or("the physical block size is no power of two, or out of bounds")?,
+        };
         Ok(Self {
             min_writer: lu.min_writer,
             id: LuId(uuid(&lu.id)?),
             backend: backend(lu.backend.ok_or("it has no backend that this version knows")?)?,
-            block_size: BlockSize::new(lu.block_size).ok_or("the block size is neither 512 nor 4096")?,
+            block_size,
+            physical_block_size,
             wwn: wwn.map(name).transpose()?,
             serial: lu.serial,
             vendor: lu.vendor,
@@ -458,6 +468,11 @@ impl Entity for Lu {
             created: Timestamp(lu.created_us),
         })
     }
+}
+
+/// As it is stored: 0 for what it is where nothing else was asked for.
+fn physical_block_bytes(size: PhysicalBlockSize) -> u32 {
+    if size == PhysicalBlockSize::default() { 0 } else { size.bytes() }
 }
 
 fn backend(backend: pb::lu::Backend) -> Result<Backend, String> {

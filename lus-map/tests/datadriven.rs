@@ -14,7 +14,7 @@ use lus_map::events::events;
 use lus_map::health::{health, status};
 use lus_map::{
     Backend, BlockSize, ClientAddr, DaemonId, Epoch, Increment, InstanceKey, LuId, LuName, LusMap, Origin,
-    Timestamp, Verdict,
+    PhysicalBlockSize, Timestamp, Verdict,
 };
 use uuid::Uuid;
 
@@ -261,6 +261,8 @@ impl Args<'_> {
         };
         let mut ask = AddLu::new(LuId(Uuid::from_u128(self.option("id").expect("id=..."))), backend);
         ask.block_size = BlockSize::new(self.option("block").unwrap_or(512)).unwrap();
+        ask.physical_block_size =
+            self.option("physical").map(|bytes| PhysicalBlockSize::new(bytes).expect("physical=..."));
         (ask.wwn, ask.serial) = (self.option("wwn"), self.option("serial"));
         (ask.vendor, ask.product) = (self.option("vendor"), self.option("product"));
         ask.read_only = self.has("ro");

@@ -11,8 +11,8 @@ use crate::increment::Origin;
 use crate::key::Key;
 use crate::map::LusMap;
 use crate::model::{
-    BASE_WRITER, Backend, BlockSize, Lu, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT, PlacementReason,
-    SERIAL_BYTES_MAX, VENDOR_BYTES_MAX, VENDOR_DEFAULT, is_scsi_text,
+    BASE_WRITER, Backend, BlockSize, Lu, PHYSICAL_BLOCK_WRITER, PRODUCT_BYTES_MAX, PRODUCT_DEFAULT,
+    PhysicalBlockSize, PlacementReason, SERIAL_BYTES_MAX, VENDOR_BYTES_MAX, VENDOR_DEFAULT, is_scsi_text,
 };
 
 /// Logical units at most: five times what is promised to be fast.
@@ -27,6 +27,8 @@ pub struct AddLu {
     pub backend: Backend,
     /// The size of its blocks.
     pub block_size: BlockSize,
+    /// The size of its physical blocks; none: [`PhysicalBlockSize::default`].
+    pub physical_block_size: Option<PhysicalBlockSize>,
     /// A world wide name; none: one is made from the id.
     pub wwn: Option<Wwn>,
     /// A serial; none: the id's 32 hex digits.
@@ -42,8 +44,17 @@ pub struct AddLu {
 impl AddLu {
     /// A read-write unit of 512-byte blocks with everything else by default.
     pub fn new(id: LuId, backend: Backend) -> Self {
-        let (block_size, read_only) = (BlockSize::B512, false);
-        Self { id, backend, block_size, wwn: None, serial: None, vendor: None, product: None, read_only }
+        Self {
+            id,
+            backend,
+            block_size: BlockSize::B512,
+            physical_block_size: None,
+            wwn: None,
+            serial: None,
+            vendor: None,
+            product: None,
+            read_only: false,
+        }
     }
 
     /// What of `lu` is not as asked for. What was not asked for may be anything.
@@ -54,6 +65,9 @@ impl AddLu {
         }
         if self.block_size != lu.block_size {
             return Some("block size");
+        }
+        if self.physical_block_size.is_some_and(|wanted| wanted != lu.physical_block_size) {
+            return Some("physical block size");
         }
         if self.wwn.is_some() && self.wwn != lu.wwn {
             return Some("WWN");
@@ -84,11 +98,14 @@ pub fn add(map: &LusMap, origin: &Origin, ask: &AddLu) -> Result<Change, Refusal
             None => Ok(Change::Already { said: format!("logical unit '{name}' already exists") }),
         };
     }
+    let physical_block_size = ask.physical_block_size.unwrap_or_default();
+    let usual = physical_block_size == PhysicalBlockSize::default();
     let lu = Lu {
-        min_writer: BASE_WRITER,
+        min_writer: if usual { BASE_WRITER } else { PHYSICAL_BLOCK_WRITER },
         id: ask.id,
         backend: ask.backend.clone(),
         block_size: ask.block_size,
+        physical_block_size,
         wwn: ask.wwn.clone(),
         serial: ask.serial.clone().unwrap_or_else(|| ask.id.0.simple().to_string()),
         vendor: ask.vendor.clone().unwrap_or_else(|| VENDOR_DEFAULT.to_owned()),
@@ -122,6 +139,10 @@ fn valid(lu: &Lu) -> Result<(), Refusal> {
                 why: format!("1 to {bytes_max} printable ASCII characters"),
             });
         }
+    }
+    if lu.physical_block_size.exponent(lu.block_size).is_none() {
+        let why = format!("{} is less than a block", lu.physical_block_size.bytes());
+        return Err(Refusal::Invalid { what: "physical block size", why });
     }
     valid_size(&lu.backend, lu.block_size)
 }

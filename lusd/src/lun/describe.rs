@@ -58,20 +58,18 @@ pub fn logical_unit(lu: &Lu, geometry: Geometry, access: AccessState) -> Result<
     let mut config = LogicalUnitConfig::new(identity(lu)?, geometry.size);
     config.read_only = lu.read_only;
     config.thin = matches!(lu.backend, Backend::Rbd { .. } | Backend::Ram { .. });
-    match lu.block_size {
-        BlockSize::B512 => config.block_size = lusd_scsi::BlockSize::B512,
-        BlockSize::B4096 => {
-            config.block_size = lusd_scsi::BlockSize::B4096;
-            config.physical_block_exponent = 0;
-        }
-    }
+    config.block_size = match lu.block_size {
+        BlockSize::B512 => lusd_scsi::BlockSize::B512,
+        BlockSize::B4096 => lusd_scsi::BlockSize::B4096,
+    };
+    config.physical_block_exponent = lu.physical_block_size.exponent(lu.block_size).unwrap_or(0);
     config.limits = Limits { object_bytes: geometry.object_size, ..Limits::default() };
     Ok(LogicalUnit::new(config, access)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use lus_map::{LuId, Timestamp};
+    use lus_map::{LuId, PhysicalBlockSize, Timestamp};
 
     use super::*;
 
@@ -81,6 +79,7 @@ mod tests {
             id: LuId(uuid::Uuid::from_u128(7)),
             backend: Backend::Null { name: "x".parse().unwrap(), size_bytes: 10 << 20 },
             block_size: BlockSize::B512,
+            physical_block_size: PhysicalBlockSize::default(),
             wwn: None,
             serial: "0123".to_owned(),
             vendor: "CEPH".to_owned(),
@@ -95,12 +94,27 @@ mod tests {
         let lu = lu();
         let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::Standby).unwrap();
         assert_eq!((unit.capacity_bytes(), unit.blocks(), unit.is_thin()), (10 << 20, 20480, false));
-        assert_eq!(unit.identity().serial(), "0123");
+        assert_eq!((unit.identity().serial(), unit.physical_block_exponent()), ("0123", 3));
         let lu = Lu { block_size: BlockSize::B4096, wwn: Some("500a0b1234567890".parse().unwrap()), ..lu };
         let geometry = Geometry { size: 1 << 20, object_size: 8 << 20 };
         let unit = logical_unit(&lu, geometry, AccessState::Transitioning).unwrap();
         assert_eq!((unit.physical_block_exponent(), unit.limits().object_bytes), (0, 8 << 20));
         assert_eq!(unit.identity().naa().to_string(), "500a0b1234567890");
+    }
+
+    #[test]
+    fn physical_blocks_are_as_large_as_asked_for() {
+        for (block_size, bytes, exponent) in [
+            (BlockSize::B512, 512, 0),
+            (BlockSize::B512, 65536, 7),
+            (BlockSize::B4096, 4096, 0),
+            (BlockSize::B4096, 16384, 2),
+        ] {
+            let physical_block_size = PhysicalBlockSize::new(bytes).unwrap();
+            let lu = Lu { block_size, physical_block_size, ..lu() };
+            let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::Serving).unwrap();
+            assert_eq!(unit.physical_block_exponent(), exponent);
+        }
     }
 
     #[test]

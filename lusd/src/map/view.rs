@@ -170,16 +170,8 @@ mod tests {
             .fold(map, |map, (id, n)| register(&map, id, &format!("10.0.0.{n}:3260"), n));
         let tag = |id: &str| map.daemon(&id.parse().unwrap()).unwrap().portal_group_tag.get();
         let id = LuId(Uuid::from_u128(3));
-        let ask = change::lu::AddLu {
-            id,
-            backend: lus_map::Backend::Null { name: "n".parse().unwrap(), size_bytes: 1 << 20 },
-            block_size: lus_map::BlockSize::B512,
-            wwn: None,
-            serial: None,
-            vendor: None,
-            product: None,
-            read_only: false,
-        };
+        let backend = lus_map::Backend::Null { name: "n".parse().unwrap(), size_bytes: 1 << 20 };
+        let ask = change::lu::AddLu::new(id, backend);
         let map = step(&map, change::lu::add(&map, &origin(), &ask).unwrap());
         let owner = map.placement(&id).unwrap().owner.clone();
         let states = |map: &LusMap, at: &str| -> Vec<_> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use lus_map::change::lu::AddLu;
-use lus_map::{Backend, BlockSize, ImageSpec, LuId, LuRecord, LuState, change};
+use lus_map::{Backend, ImageSpec, LuId, LuRecord, LuState, change};
 use lus_map_store::{MapStore, RecordStore};
 use lusd_ceph::{Cluster, ClusterOptions, CreateOptions, Features, Image, OpenMode, Pool};
 
@@ -118,16 +118,7 @@ impl Bench {
             image_id: image.id().to_owned(),
         };
         image.close().await.expect("closed");
-        let ask = AddLu {
-            id,
-            backend,
-            block_size: BlockSize::B512,
-            wwn: None,
-            serial: None,
-            vendor: None,
-            product: None,
-            read_only: false,
-        };
+        let ask = AddLu::new(id, backend);
         self.store.latest_or_create().await.expect("a map");
         self.store.update(|map, origin| change::lu::add(map, origin, &ask)).await.expect("an LU");
         id

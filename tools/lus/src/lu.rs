@@ -23,7 +23,7 @@ mod takeover;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use lus_map::change::lu::AddLu;
-use lus_map::{Backend, BlockSize, DaemonId, LuId, LuName, Refusal, Wwn};
+use lus_map::{Backend, BlockSize, DaemonId, LuId, LuName, PhysicalBlockSize, Refusal, Wwn};
 use uuid::Uuid;
 
 use crate::args::{Really, daemon_id};
@@ -256,6 +256,9 @@ pub(crate) struct Identity {
     /// Bytes of a block.
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size())]
     block_size: BlockSize,
+    /// Bytes of a physical block, which hosts align to: no less than a block
+    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = physical_block_size())]
+    physical_block_size: PhysicalBlockSize,
     /// World wide name: 16 or 32 hex digits of NAA type 2, 3, 5 or 6 [default: one of type 3, made from the unit's id]
     #[arg(long, value_name = "HEX")]
     wwn: Option<Wwn>,
@@ -280,11 +283,18 @@ fn block_size() -> impl TypedValueParser<Value = BlockSize> {
     })
 }
 
+/// Allocation units that OSDs in the field have, and the smallest block of all.
+fn physical_block_size() -> impl TypedValueParser<Value = PhysicalBlockSize> {
+    PossibleValuesParser::new(["512", "4096", "16384", "65536"])
+        .map(|text| text.parse().ok().and_then(PhysicalBlockSize::new).unwrap_or_default())
+}
+
 impl Identity {
     /// The request for a unit of this identity on `backend`, with a fresh id.
     fn ask(&self, backend: Backend) -> AddLu {
         AddLu {
             block_size: self.block_size,
+            physical_block_size: Some(self.physical_block_size),
             wwn: self.wwn.clone(),
             serial: self.serial.clone(),
             vendor: self.vendor.clone(),

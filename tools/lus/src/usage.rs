@@ -290,8 +290,8 @@ mod tests {
         assert_eq!(
             invalid("lu create rbd/x 10X --wwn 1"),
             "Invalid command: invalid size '10X': the units are B, K, M, G, T, P and E (powers of 1024)\n\
-             lu create <lu> <size> [--block-size 512|4096] [--wwn <hex>] [--serial <text>] [--vendor <text>] \
-             [--product <text>] [--read-only] :  create an image and offer it as a logical unit\nError EINVAL: invalid command\n"
+             lu create <lu> <size> [--block-size 512|4096] [--physical-block-size 512|4096|16384|65536] [--wwn <hex>] \
+             [--serial <text>] [--vendor <text>] [--product <text>] [--read-only] :  create an image and offer it as a logical unit\nError EINVAL: invalid command\n"
         );
         assert_eq!(
             invalid("dump x"),

@@ -208,7 +208,10 @@ impl Unit<'_> {
                 .size()
                 .map_or_else(|| "unknown".to_owned(), |bytes| format!("{} ({bytes} bytes)", Size(bytes))),
         );
-        line("block size", &lu.block_size.bytes().to_string());
+        line(
+            "block size",
+            &format!("{}, physical: {}", lu.block_size.bytes(), lu.physical_block_size.bytes()),
+        );
         line("access", if lu.read_only { "read-only" } else { "read-write" });
         line("wwn", &format!("naa.{}", self.wwn()));
         line("serial", &lu.serial);
@@ -262,6 +265,7 @@ impl Unit<'_> {
             "id": lu.id,
             "size_bytes": self.size(),
             "block_size": lu.block_size,
+            "physical_block_size": lu.physical_block_size,
             "read_only": lu.read_only,
             "wwn": self.wwn(),
             "serial": lu.serial,
