@@ -15,6 +15,32 @@ BAD = (FAIL, TIMEOUT, CRASH)
 NOTE_CHARS = 160
 # Takes a second URL, of another path to the same unit. Where others are given one they overrun their heap.
 TWO_PATHS = "MultipathIO"
+# What may be skipped, by SUITE.TEST or by the note, and why.
+SKIPS = (
+    (r"^NoMedia\.", "needs a removable medium"),
+    (r"^PreventAllow\.", "needs a removable medium"),
+    (r"^StartStopUnit\.", "needs a removable medium"),
+    # Readonly and Reservations say so when they have asserted the rest.
+    (r"SANITIZE CRYPTO_ERASE is not implemented", "there is no key to erase"),
+    # Said after it has asserted that WSNZ=1 is kept. With WSNZ=0 UnmapUntilEnd would fail, which sends a block of FFh with UNMAP=1 and
+    # wants zeroes read: where LBPRZ=1 such a block is written (SBC-3, "WRITE SAME command and unmap operations").
+    (r"WRITESAME1[06] does not support 0-blocks", "no more asserted than that zero blocks are refused"),
+    (r"nothing asserted", "asserts nothing"),
+)
+# The disks that most tests get, and what another one is for, by SUITE.TEST: (pattern, size, options of `lus lu create`; "{block}" is the block size).
+DISK = ("1G", ())
+DISKS = (
+    (r"^ReadOnly\.", "1G", ("--read-only",)),
+    # Of physical blocks of several blocks it asks for the status of one that is not the first, and takes none but an answer that begins with the next
+    # physical block. SBC-4, "LBA status descriptor relationships": the answer begins with the block that was asked for.
+    (r"^GetLBAStatus\.UnmapSingle$", "1G", ("--physical-block-size", "{block}")),
+    # They skip where a physical block is one block.
+    (r"\.(InvalidDataOutSize|UnmapUnaligned)$", "1G", ("--physical-block-size", "16384")),
+    # It overwrites the disk three times.
+    (r"^Sanitize\.Overwrite$", "256M", ()),
+)
+# Seconds that a test sleeps by itself: beside its limit. Sanitize.Reset sleeps for a minute where the disk is not overwritten at once, as none is.
+SLEEPS = {"Sanitize.Reset": 60}
 
 
 @dataclasses.dataclass
@@ -26,6 +52,14 @@ class Result:
     seconds: float = 0.0
     asserts: str = ""
     note: str = ""
+
+    def reason_to_skip(self):
+        """Why it may be skipped; None if it may not."""
+        return next((why for pattern, why in SKIPS if re.search(pattern, _alone(self.test)) or re.search(pattern, self.note)), None)
+
+    def is_wrong(self):
+        """Whether it fails a run: it failed, or was skipped without a reason."""
+        return self.verdict in BAD or (self.verdict == SKIP and self.reason_to_skip() is None)
 
 
 def tests(listing):
@@ -41,6 +75,27 @@ def tests(listing):
 def suite_of(test):
     """The middle of FAMILY.SUITE.TEST."""
     return test.split(".")[1]
+
+
+def _alone(test):
+    """FAMILY.SUITE.TEST without its family."""
+    return test.split(".", 1)[1]
+
+
+def disk_of(test, block_size):
+    """The size of the disk that a test gets, and further options of `lus lu create`."""
+    size, options = next(((size, options) for pattern, size, options in DISKS if re.search(pattern, _alone(test))), DISK)
+    return size, ("--block-size", str(block_size), *(word.format(block=block_size) for word in options))
+
+
+def usual_disk(block_size):
+    """The same of most tests."""
+    return DISK[0], ("--block-size", str(block_size), *DISK[1])
+
+
+def limit_of(test, limit):
+    """Seconds that a test may take where `limit` is for most."""
+    return limit + SLEEPS.get(_alone(test), 0)
 
 
 def run(test, urls, *, limit, sanitize=True):

@@ -68,5 +68,45 @@ class Verdict(unittest.TestCase):
         self.assertEqual(verdicts, {f"ALL.Read6.{name}": verdict for name, verdict in expected.items()})
 
 
+class Rules(unittest.TestCase):
+    def wrong(self, suite_and_test, verdict, note=""):
+        return test_cu.Result(f"ALL.{suite_and_test}", verdict, note=note).is_wrong()
+
+    def test_a_skip_needs_a_reason(self):
+        for test, note in (
+            ("NoMedia.NoMediaSBC", "nothing asserted: "),
+            ("PreventAllow.Eject", "Logical unit is not removable. Skipping test."),
+            ("Sanitize.Readonly", "SANITIZE CRYPTO_ERASE is not implemented according to REPORT_SUPPORTED_OPCODES."),
+            ("WriteSame16.ZeroBlocks", "WRITESAME16 does not support 0-blocks."),
+        ):
+            self.assertFalse(self.wrong(test, test_cu.SKIP, note), test)
+        for test, note in (
+            ("Sanitize.Readonly", "SANITIZE OVERWRITE is not implemented according to REPORT_SUPPORTED_OPCODES."),
+            ("WriteSame16.ZeroBlocks", "WRITESAME16 is not implemented."),
+            ("CompareAndWrite.InvalidDataOutSize", "LBPPB < 2. Skipping test"),
+            ("Reserve6.TargetColdReset", "Task Management functionfor ColdReset is not working/implemented"),
+        ):
+            self.assertTrue(self.wrong(test, test_cu.SKIP, note), test)
+
+    def test_no_reason_excuses_what_failed(self):
+        for verdict in test_cu.BAD:
+            self.assertTrue(self.wrong("PreventAllow.Eject", verdict, "nothing asserted"))
+        self.assertFalse(self.wrong("Read6.Simple", test_cu.PASS))
+
+    def test_some_tests_get_a_disk_of_their_own(self):
+        for test, block_size, expected in (
+            ("Read6.Simple", 512, ("1G", ("--block-size", "512"))),
+            ("ReadOnly.ReadOnlySBC", 4096, ("1G", ("--block-size", "4096", "--read-only"))),
+            ("GetLBAStatus.UnmapSingle", 512, ("1G", ("--block-size", "512", "--physical-block-size", "512"))),
+            ("WriteSame10.UnmapUnaligned", 4096, ("1G", ("--block-size", "4096", "--physical-block-size", "16384"))),
+            ("Sanitize.OverwriteReserved", 4096, test_cu.usual_disk(4096)),
+        ):
+            self.assertEqual(test_cu.disk_of(f"ALL.{test}", block_size), expected)
+        self.assertEqual(test_cu.disk_of("ALL.Sanitize.Overwrite", 512)[0], "256M")
+
+    def test_who_sleeps_may_take_longer(self):
+        self.assertEqual([test_cu.limit_of(f"ALL.Sanitize.{test}", 30) for test in ("Overwrite", "Reset")], [30, 90])
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -28,8 +28,8 @@ QA_TESTS = ROOT / "qa" / "tests"
 FUZZ = ROOT / "qa" / "fuzz"
 # Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
 SUITES = ("smoke", "clients", "auth", "durability")
-# Suites of which one job is: the suite, and what its description has.
-SINGLE_JOBS = {"multipath": "fault/restart"}
+# Suites of which one job is: the suite, what its description has, and a fragment for it.
+SINGLE_JOBS = {"multipath": ("fault/restart", None), "conformance": ("block/512 one-copy roles store/ram", "short.yaml.disable")}
 
 # cargo-deny is built once where it is not installed (about four minutes), into target/tools.
 CARGO_DENY = "0.20.2"
@@ -165,9 +165,10 @@ def _plan(cargo, options):
     for suite in SUITES:
         words = (ROOT / "qa" / "run", f"lus/{suite}", "--no-build")
         plan.append(Step(f"suite {suite}", command(*words, limit=LIMIT_SUITE, judge=steps.by_last_line)))
-    for suite, job in SINGLE_JOBS.items():
+    for suite, (job, fragment) in SINGLE_JOBS.items():
         # An emulated machine beside whatever else runs: slow is no failure.
         words = (ROOT / "qa" / "run", f"lus/{suite}", "--filter", job, "--no-build", "--timeout", str(LIMIT_SUITE - 100))
+        words += ("--override", ROOT / "qa" / "suites" / "lus" / suite / fragment) if fragment else ()
         plan.append(Step(f"suite {suite}", command(*words, limit=LIMIT_SUITE, judge=steps.by_last_line)))
     return plan
 

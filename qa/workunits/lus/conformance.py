@@ -1,9 +1,10 @@
 #!/usr/bin/python3 -Bs
 """libiscsi's conformance suite: every test of every family of iscsi-test-cu, one by one, each on a fresh disk and under a limit.
 
-The suite ReadOnly gets a read-only disk. A test that fails, crashes or does not end within the limit fails this; so does one that is skipped and has no reason in SKIPS. The suite iSCSITMF runs once more as a
-whole, because one of its tests (LUNResetSimpleAsync) asserts before an answer can come when it runs alone; there its verdict counts, here it does not.
-All rows go to the log.
+What disk a test gets, what may be skipped, and why, is said in qa/lib/test_cu.py. A test that fails, crashes or does not end within its limit fails this; so does one
+that is skipped without a reason. The suite iSCSITMF runs once more as a whole, because one of its tests (LUNResetSimpleAsync) asserts before an answer can come
+when it runs alone; there its verdict counts, here it does not. Sanitize.Reset sleeps for a minute without an answer to any NOP-In: the daemons must wait longer
+(lus_nop_timeout). All rows go to the log.
 
 Environment: STORE rbd (default) or ram; BLOCK_SIZE 512 (default) or 4096; TESTS a regular expression, all without it; LEAST how many must pass, 0; LIMIT seconds
 for one test, 30."""
@@ -20,23 +21,10 @@ import qa  # noqa: E402
 import test_cu  # noqa: E402
 
 NAME = "conformance"
-SIZE = "1G"
 READY_SECONDS = 30
 # The one that is not scored alone.
 NOT_ALONE = "LUNResetSimpleAsync"
 TMF_SUITE = "iSCSITMF"
-# What may be skipped, by SUITE.TEST or by the note, and why.
-SKIPS = (
-    (r"^NoMedia\.", "needs a removable medium"),
-    (r"^PreventAllow\.", "needs a removable medium"),
-    (r"^StartStopUnit\.", "needs a removable medium"),
-    (r"^Sanitize\.Crypto", "there is no key to erase"),
-    (r"nothing asserted", "asserts nothing"),
-)
-
-
-# These get a disk that takes no writes.
-READ_ONLY_SUITE = "ReadOnly"
 
 
 class Disks:
@@ -46,15 +34,17 @@ class Disks:
         self.cluster, self.store, self.block_size = cluster, store, block_size
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         self.made = 0
-        self.next = self.pool.submit(self._make)
+        self.usual = test_cu.usual_disk(block_size)
+        self.next = self.pool.submit(self._make, *self.usual)
 
     def take(self, test):
         """The URL of a disk that nobody used, and its target."""
-        if test_cu.suite_of(test) == READ_ONLY_SUITE:
-            target = self.pool.submit(self._make, "--read-only").result()
-        else:
+        wanted = test_cu.disk_of(test, self.block_size)
+        if wanted == self.usual:
             target = self.next.result()
-            self.next = self.pool.submit(self._make)
+            self.next = self.pool.submit(self._make, *self.usual)
+        else:
+            target = self.pool.submit(self._make, *wanted).result()
         url = target.url(0)
         qa.await_true(f"{url} is served", lambda: qa.run(["iscsi-readcapacity16", url], check=False).returncode == 0, READY_SECONDS)
         return url, target
@@ -68,20 +58,14 @@ class Disks:
         self.pool.submit(lambda: self.next.result().remove()).result()
         self.pool.shutdown(wait=True)
 
-    def _make(self, *options):
+    def _make(self, size, options):
         self.made += 1
         target = qa.Target(self.cluster, f"{qa.IQN}:{NAME}-{self.made}")
         target.remove()
         self.cluster.lus("target", "create", target.iqn, "--open")
         name = f"rbd/qa-cu-{self.made}" if self.store == "rbd" else f"ram:qa-cu-{self.made}"
-        target.create(name, SIZE, "--block-size", self.block_size, *options)
+        target.create(name, size, *options)
         return target
-
-
-def reason_to_skip(result):
-    """Why this skip is right; None if it is not."""
-    suite_and_test = result.test.split(".", 1)[1]
-    return next((why for pattern, why in SKIPS if re.search(pattern, suite_and_test) or re.search(pattern, result.note)), None)
 
 
 def run_all(disks, wanted, limit, rows):
@@ -91,7 +75,7 @@ def run_all(disks, wanted, limit, rows):
     qa.require(chosen, f"no test matches {wanted}")
     for number, test in enumerate(chosen, 1):
         url, target = disks.take(test)
-        result, _ = test_cu.run(test, [url, url], limit=limit)
+        result, _ = test_cu.run(test, [url, url], limit=test_cu.limit_of(test, limit))
         disks.drop(target)
         if test.endswith("." + NOT_ALONE):
             result.verdict, result.note = in_its_suite(disks, test, limit), f"within {TMF_SUITE}; alone: {result.verdict}"
@@ -112,7 +96,7 @@ def report(rows, least):
     """The sums, and what is wrong."""
     count = collections.Counter(row.verdict for row in rows)
     qa.say(", ".join(f"{count[verdict]} {verdict}" for verdict in (test_cu.PASS, test_cu.SKIP, *test_cu.BAD)))
-    wrong = [row for row in rows if row.verdict in test_cu.BAD or (row.verdict == test_cu.SKIP and reason_to_skip(row) is None)]
+    wrong = [row for row in rows if row.is_wrong()]
     for row in wrong:
         qa.say(f"{row.verdict}: {row.test}: {row.note}")
     qa.require(not wrong, f"{len(wrong)} tests failed, or were skipped without a reason: {', '.join(row.test for row in wrong)}")
