@@ -134,9 +134,10 @@ async fn accept(
                 continue;
             }
         };
-        if service.sessions.connections() >= service.limits.connections {
+        let max = service.limits.connections;
+        if service.sessions.refuses(peer.ip().to_canonical(), max) {
             if may_log() {
-                warn!(%peer, max = service.limits.connections, "too many connections: closed");
+                warn!(%peer, max, "too many connections: closed");
             }
             continue;
         }

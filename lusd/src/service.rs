@@ -29,9 +29,9 @@ pub struct Limits {
     pub data_memory: usize,
     /// Data memory of one connection, bytes.
     pub connection_memory: usize,
-    /// Connections at the same time; one more is closed at accept.
+    /// Connections at the same time; one more is closed at accept. So is one of a peer that has half of them, where less than a quarter is left.
     pub connections: usize,
-    /// Connections at one portal that have not logged in; for one more, the one that takes the longest is closed.
+    /// Connections at one portal that have not logged in, and discovery sessions; for one more, the one that takes the longest is closed.
     pub logins: usize,
     /// Normal sessions at the same time; a login that would begin one more is refused (0302), but for logins that are under way at that
     /// moment. Beside data memory a session takes some 400 KiB for each connection: what is received (64 KiB), what waits to be sent

@@ -64,12 +64,17 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     row("lus_data_memory", Kind::Bytes(8 * MI, 1 << 44), "1G", "data memory of the daemon"),
     row("lus_connection_memory", Kind::Bytes(8 * MI, 1 << 40), "32M", "data memory of one connection"),
-    row("lus_connections_max", Kind::Count(1, 1_000_000), "4096", "connections at the same time"),
+    row(
+        "lus_connections_max",
+        Kind::Count(1, 1_000_000),
+        "4096",
+        "connections at the same time; the last quarter is not for a peer that has half of them",
+    ),
     row(
         "lus_logins_max",
         Kind::Count(1, 1_000_000),
         "512",
-        "connections at one portal that have not logged in; for one more the slowest is closed",
+        "connections at one portal that have not logged in, or for discovery only; for one more the slowest is closed",
     ),
     row(
         "lus_sessions_max",

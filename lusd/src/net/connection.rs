@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
-use lusd_iscsi::{AsyncEvent, CloseReason, Event, LoginStatus, LogoutReason};
+use lusd_iscsi::{AsyncEvent, CloseReason, Event, LoginStatus, LogoutReason, SessionType};
 use lusd_scsi::InitiatorPort;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -130,7 +130,7 @@ impl Connection {
         let notify = Arc::new(Notify::new());
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let portal = stream.local_addr().unwrap_or(unknown);
-        let handle = service.sessions.enter(notify.clone());
+        let handle = service.sessions.enter(notify.clone(), peer.to_canonical());
         service.sessions.begin_login(&handle, portal, peer, service.limits.logins);
         let now = Instant::now();
         let seed = begun.as_ref().map_or(handle.id as u32, |begun| begun.seed);
@@ -338,7 +338,9 @@ impl Connection {
                     self.prologue = None;
                 }
                 Event::LoggedIn(info) => {
-                    self.shard.service.sessions.end_login(&self.handle);
+                    if info.request.session_type == SessionType::Normal {
+                        self.shard.service.sessions.end_login(&self.handle);
+                    }
                     let membership = self.take_place(&info).await?;
                     let request = info.request;
                     info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, chap = self.authenticates, "logged in");

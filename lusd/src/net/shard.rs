@@ -155,6 +155,8 @@ fn run(
                 shard.connections.set(shard.connections.get() - 1);
                 shard.idle.notify_one();
             });
+            // Who is here goes first: in a flood of logins those that are to go are gone as fast as others come.
+            tokio::task::yield_now().await;
         }
         while shard.connections.get() > 0 {
             shard.idle.notified().await;

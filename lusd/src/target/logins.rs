@@ -1,4 +1,4 @@
-//! Connections that have not logged in, by the portal that they came by: the bound that keeps those who never do from taking the place of
+//! Connections that have not logged in, or did so for discovery, by the portal that they came by: the bound that keeps those who never do from taking the place of
 //! others.
 
 use std::collections::{BTreeMap, HashMap};
@@ -84,7 +84,7 @@ mod tests {
         let portal: SocketAddr = "192.0.2.1:3260".parse().unwrap();
         let [honest, hostile]: [IpAddr; 2] = ["192.0.2.10", "192.0.2.11"].map(|ip| ip.parse().unwrap());
         let begin = |peer, portal| {
-            let handle = sessions.enter(Arc::default());
+            let handle = sessions.enter(Arc::default(), peer);
             sessions.begin_login(&handle, portal, peer, 3);
             handle
         };

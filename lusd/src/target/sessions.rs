@@ -68,6 +68,7 @@ pub enum Stop {
 pub struct ConnectionHandle {
     /// Unique in this daemon's life.
     pub id: u64,
+    peer: IpAddr,
     stop: AtomicU8,
     /// Wakes the connection's task.
     pub notify: Arc<Notify>,
@@ -121,11 +122,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sessions {
-    /// A handle for a new connection, whose task sleeps on `notify`.
-    pub fn enter(&self, notify: Arc<Notify>) -> Arc<ConnectionHandle> {
+    /// A handle for a new connection from `peer`, whose task sleeps on `notify`.
+    pub fn enter(&self, notify: Arc<Notify>, peer: IpAddr) -> Arc<ConnectionHandle> {
         let id = self.next_id.fetch_add(1, SeqCst);
         let handle = Arc::new(ConnectionHandle {
             id,
+            peer,
             stop: AtomicU8::new(Stop::No as u8),
             notify,
             gone: watch::Sender::new(false),
@@ -139,7 +141,8 @@ impl Sessions {
     }
 
     /// The connection has come by `portal` and is to log in. Of more than `max` that do so there, one is closed: the oldest of
-    /// those of the peer that has most. Who logs in does so within milliseconds, so it is who does not.
+    /// those of the peer that has most. Who logs in does so within milliseconds, so it is who does not. Discovery sessions, which last as
+    /// short a time, count as logins to their end.
     pub fn begin_login(&self, handle: &Arc<ConnectionHandle>, portal: SocketAddr, peer: IpAddr, max: usize) {
         let mut logins = lock(&self.logins);
         if let Some(victim) = logins.begin(handle, portal, peer, max) {
@@ -152,7 +155,15 @@ impl Sessions {
         lock(&self.logins).end(handle.id);
     }
 
-    /// Connections that have not logged in.
+    /// Whether another connection from `peer` is one too many, where there may be `max`: nobody gets the last quarter of them that has half of
+    /// all already, so that others can come while one peer asks for all that it can get.
+    pub fn refuses(&self, peer: IpAddr, max: usize) -> bool {
+        let connections = lock(&self.connections);
+        let of_peer = || connections.values().filter(|handle| handle.peer == peer).count();
+        connections.len() >= max || connections.len() >= max - max / 4 && of_peer() >= max / 2
+    }
+
+    /// Connections that have not logged in, and discovery sessions.
     pub fn logins(&self) -> usize {
         lock(&self.logins).portal_of.len()
     }
@@ -317,18 +328,21 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn nexus(isid: u8) -> Nexus {
         Nexus { initiator: "iqn.a:i".into(), isid: [0, 0, 0, 0, 0, isid], target: Some("iqn.a:t".into()) }
     }
 
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const SEAT: Seat = Seat { tsih: 1, cid: 0, shard: 0 };
 
     #[test]
     fn connections_join_the_session_that_they_name() {
         let sessions = Sessions::default();
-        let [first, second, third] = [(); 3].map(|()| sessions.enter(Arc::default()));
+        let [first, second, third] = [(); 3].map(|()| sessions.enter(Arc::default(), PEER));
         sessions.take(nexus(1), &first, Seat { shard: 3, ..SEAT });
         assert_eq!(sessions.find(&nexus(1), 1), Ok(3));
         assert_eq!(sessions.find(&nexus(1), 2), Err(LoginStatus::SessionDoesNotExist));
@@ -342,7 +356,7 @@ mod tests {
         sessions.leave(&first, Some(&nexus(1)));
         assert_eq!(sessions.find(&nexus(1), 1), Ok(3), "one is left");
         // A new session ends all connections of the old one.
-        let new = sessions.enter(Arc::default());
+        let new = sessions.enter(Arc::default(), PEER);
         assert_eq!(sessions.take(nexus(1), &new, Seat { tsih: 5, ..SEAT })[0].id, third.id);
         sessions.leave(&third, Some(&nexus(1)));
         assert_eq!(sessions.find(&nexus(1), 5), Ok(0));
@@ -353,22 +367,22 @@ mod tests {
     #[tokio::test]
     async fn a_newer_login_waits_for_the_older_one() {
         let sessions = Sessions::default();
-        let old = sessions.enter(Arc::default());
-        let new = sessions.enter(Arc::default());
+        let old = sessions.enter(Arc::default(), PEER);
+        let new = sessions.enter(Arc::default(), PEER);
         assert!(sessions.take(nexus(1), &old, SEAT).is_empty());
         assert!(sessions.take(nexus(2), &new, SEAT).is_empty(), "another ISID is another nexus");
         let [before] = &sessions.take(nexus(1), &new, SEAT)[..] else { panic!("reinstatement") };
         assert_eq!((before.id, before.stop()), (old.id, Stop::Reset));
         sessions.leave(&old, Some(&nexus(1)));
         before.gone().await;
-        let third = sessions.enter(Arc::default());
+        let third = sessions.enter(Arc::default(), PEER);
         assert_eq!(sessions.take(nexus(1), &third, SEAT)[0].id, new.id, "the newer one still holds it");
     }
 
     #[tokio::test]
     async fn a_login_with_another_isid_waits_for_what_was_left_behind() {
         let sessions = Sessions::default();
-        let (old, new) = (sessions.enter(Arc::default()), sessions.enter(Arc::default()));
+        let (old, new) = (sessions.enter(Arc::default(), PEER), sessions.enter(Arc::default(), PEER));
         sessions.take(nexus(1), &old, SEAT);
         sessions.linger(&old, &nexus(1));
         let [before] = &sessions.take(nexus(2), &new, SEAT)[..] else { panic!("the old one lingers") };
@@ -382,7 +396,7 @@ mod tests {
     async fn the_last_socket_that_is_closed_is_waited_for() {
         let sessions = Sessions::default();
         sessions.all_hung_up().await;
-        let (_first, _second) = (sessions.enter(Arc::default()), sessions.enter(Arc::default()));
+        let (_first, _second) = (sessions.enter(Arc::default(), PEER), sessions.enter(Arc::default(), PEER));
         for left in [1, 0] {
             let at_once = tokio::time::timeout(std::time::Duration::ZERO, sessions.all_hung_up());
             assert!(at_once.await.is_err(), "{} are open", left + 1);
@@ -399,26 +413,46 @@ mod tests {
     }
 
     #[test]
+    fn nobody_takes_all_places() {
+        const MAX: usize = 8;
+        let sessions = Sessions::default();
+        let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+        let mut own = Vec::new();
+        while !sessions.refuses(PEER, MAX) {
+            own.push(sessions.enter(Arc::default(), PEER));
+        }
+        assert_eq!(own.len(), 6);
+        let others: Vec<_> = (0..2).map(|_| sessions.enter(Arc::default(), other)).collect();
+        assert!(sessions.refuses(other, MAX), "there is no more");
+        sessions.leave(&others[0], None);
+        assert!(!sessions.refuses(other, MAX) && sessions.refuses(PEER, MAX));
+        for handle in &own[3..] {
+            sessions.leave(handle, None);
+        }
+        assert!(!sessions.refuses(PEER, MAX), "it has less than half");
+    }
+
+    #[test]
     fn who_comes_while_the_daemon_stops_is_closed() {
         let sessions = Sessions::default();
-        let first = sessions.enter(Arc::default());
+        let first = sessions.enter(Arc::default(), PEER);
         sessions.close_all();
         assert_eq!(first.stop(), Stop::Close);
         first.ask(Stop::Reset);
         first.ask(Stop::Close);
         assert_eq!(first.stop(), Stop::Reset, "the stronger wish stands");
-        assert_eq!(sessions.enter(Arc::default()).stop(), Stop::Close);
+        assert_eq!(sessions.enter(Arc::default(), PEER).stop(), Stop::Close);
     }
 
     #[test]
     fn resets_and_requests_to_log_out_concern_who_is_there() {
         let sessions = Sessions::default();
-        let first = sessions.enter(Arc::default());
+        let first = sessions.enter(Arc::default(), PEER);
         sessions.ask_for_logout();
         assert_eq!(first.stop(), Stop::Logout);
         sessions.reset_all();
         assert_eq!((first.stop(), sessions.sockets()), (Stop::Reset, 1));
-        assert_eq!(sessions.enter(Arc::default()).stop(), Stop::No);
+        assert_eq!(sessions.enter(Arc::default(), PEER).stop(), Stop::No);
         sessions.hung_up();
         assert_eq!(
             (sessions.sockets(), sessions.connections()),

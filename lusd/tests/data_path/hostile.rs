@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lusd::service::Limits;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, limits_with, until};
-use crate::initiator::{Command, Gone, Pdu, pattern};
+use crate::initiator::{Command, Gone, Initiator, Pdu, pattern};
 
 /// A connection from another address than that of the others here.
 fn connect_from(peer: &str, to: SocketAddr) -> TcpStream {
@@ -47,6 +47,50 @@ fn ten_thousand_half_open_logins() {
     until("the rest is let go", || gateway.service.sessions.connections() <= LOGINS + 2);
     assert!(gateway.service.sessions.logins() <= LOGINS);
     drop(flood);
+}
+
+/// Discovery sessions last no longer than a login, so they are bounded with these: who keeps them open takes nobody's place.
+#[test]
+fn discovery_sessions_that_stay() {
+    const LOGINS: usize = 8;
+    let (gateway, _) = Gateway::with_ram(Limits { logins: LOGINS, ..limits() }, 2);
+    let mut host = gateway.session();
+    let mut held: Vec<_> = (0..5 * LOGINS)
+        .map(|_| {
+            let mut discovery = gateway.connect();
+            discovery.login(HOST, "", "").unwrap();
+            discovery
+        })
+        .collect();
+    until("the older ones are let go", || gateway.service.sessions.connections() <= LOGINS + 1);
+    assert_eq!(held[0].end(), Gone::Reset);
+    assert_eq!(held.last_mut().unwrap().send_targets("All").len(), 2);
+    host.run(&Command::read(0, 8)).good();
+    gateway.session_of(OTHER_HOST, "").run(&Command::read(0, 8)).good();
+}
+
+/// One peer under as many names and ISIDs as it likes does not get the last quarter of the connections.
+#[test]
+fn one_peer_leaves_places_for_others() {
+    const CONNECTIONS: usize = 16;
+    let (gateway, _) = Gateway::with_ram(Limits { connections: CONNECTIONS, ..limits() }, 2);
+    let mut greedy = Vec::new();
+    loop {
+        let mut initiator = Initiator::over(connect_from("127.0.0.2", gateway.address));
+        initiator.send_login(&format!("InitiatorName={HOST}-{}\0TargetName={TARGET}\0", greedy.len()));
+        if initiator.receive().is_err() {
+            break;
+        }
+        greedy.push(initiator);
+        assert!(greedy.len() < CONNECTIONS, "it was never refused");
+    }
+    assert_eq!(greedy.len(), CONNECTIONS / 4 * 3);
+    let mut others: Vec<_> = (0..CONNECTIONS / 4).map(|_| gateway.session_of(OTHER_HOST, "")).collect();
+    others.iter_mut().for_each(|other| drop(other.run(&Command::read(0, 8)).good()));
+    // One goes, one comes, whoever it is.
+    others.pop().unwrap().logout();
+    until("it is gone", || gateway.service.sessions.connections() == CONNECTIONS - 1);
+    gateway.session_of(OTHER_HOST, "").run(&Command::read(0, 8)).good();
 }
 
 /// A byte now and then: a login has its time, however busy it looks.
