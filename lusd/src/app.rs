@@ -442,14 +442,17 @@ impl Running {
     }
 }
 
-/// Opens the log again on SIGHUP, and when somebody renamed it.
+/// Opens the log again on SIGHUP, and when somebody renamed it; says what was left out of it.
 async fn keep_log(log: Log) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let mut tick = tokio::time::interval(RENAME_CHECK);
     loop {
         let reopened = tokio::select! {
             _ = hangup.recv() => log.reopen().map(|()| true),
-            _ = tick.tick() => log.reopen_if_renamed(),
+            _ = tick.tick() => {
+                log.tell_left_out();
+                log.reopen_if_renamed()
+            }
         };
         match reopened {
             Ok(true) => info!("log opened again"),

@@ -1,6 +1,10 @@
 //! Logging: tracing's own text form, or lines as Ceph's daemons write them, to stderr or to a file that is opened again on SIGHUP and
 //! when somebody renamed it (logrotate does not know us).
+//!
+//! What peers can cause is bounded here, too: of each kind of line (a place in the source) so many are written in a second, and of the rest
+//! only how many they were.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Zoned;
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
@@ -22,6 +27,10 @@ use crate::config::Run;
 /// How often a renamed log file is noticed.
 pub const RENAME_CHECK: Duration = Duration::from_secs(1);
 
+/// Lines of one kind that are written between two looks of [`Log::tell_left_out`], a second. A thousand hosts that come back at once are a few of
+/// these, a flood is many.
+const LINES_MAX: u32 = 500;
+
 /// Where lines go. Clones write to the same place.
 #[derive(Clone)]
 pub struct Log {
@@ -31,6 +40,17 @@ pub struct Log {
 struct Inner {
     path: Option<PathBuf>,
     file: Mutex<Option<File>>,
+    /// Since the last look, by kind.
+    kinds: Mutex<HashMap<Identifier, Kind>>,
+}
+
+/// Lines of one kind.
+#[derive(Default)]
+struct Kind {
+    written: u32,
+    left_out: u64,
+    /// File and line, once there is something to tell.
+    place: String,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,7 +68,7 @@ impl Log {
     /// When the file cannot be opened.
     pub fn open(path: Option<PathBuf>) -> io::Result<Self> {
         let file = path.as_ref().map(open).transpose()?;
-        Ok(Self { inner: Arc::new(Inner { path, file: Mutex::new(file) }) })
+        Ok(Self { inner: Arc::new(Inner { path, file: Mutex::new(file), kinds: Mutex::default() }) })
     }
 
     /// Opens the file again. On failure the old one is kept.
@@ -77,6 +97,32 @@ impl Log {
         }
         self.reopen().map(|()| true)
     }
+
+    /// Says of which kinds lines were left out since the last call, and lets them be written again. To be called each second.
+    pub fn tell_left_out(&self) {
+        let kinds = std::mem::take(&mut *lock(&self.inner.kinds));
+        for Kind { left_out, place, .. } in kinds.into_values().filter(|kind| kind.left_out > 0) {
+            tracing::warn!(left_out, %place, "more lines of one kind than are written in a second");
+        }
+    }
+
+    /// Whether a line of this kind is to be written. Errors are, and what somebody has asked for by `lus_log`.
+    fn admits(&self, meta: &Metadata<'_>) -> bool {
+        if !matches!(*meta.level(), Level::WARN | Level::INFO) {
+            return true;
+        }
+        let mut kinds = lock(&self.inner.kinds);
+        let kind = kinds.entry(meta.callsite()).or_default();
+        if kind.written < LINES_MAX {
+            kind.written += 1;
+            return true;
+        }
+        if kind.left_out == 0 {
+            kind.place = format!("{}:{}", meta.file().unwrap_or("-"), meta.line().unwrap_or(0));
+        }
+        kind.left_out += 1;
+        false
+    }
 }
 
 impl Write for Log {
@@ -92,11 +138,28 @@ impl Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
+/// Where one line goes; `None`: nowhere.
+pub struct Line(Option<Log>);
 
-    fn make_writer(&'a self) -> Log {
-        self.clone()
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.as_mut().map_or(Ok(line.len()), |log| log.write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(Some(self.clone()))
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line(self.admits(meta).then(|| self.clone()))
     }
 }
 
@@ -255,6 +318,34 @@ mod tests {
             "{}",
             lines[1]
         );
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_cut_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(Some(path.clone())).unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+        let lines = |of: &str| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().filter(|line| line.contains(of)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            let flood = |count| (0..count).for_each(|i| tracing::info!(i, "login refused"));
+            flood(LINES_MAX + 7);
+            tracing::info!("something else");
+            assert_eq!(lines("login refused").len(), LINES_MAX as usize);
+            assert_eq!(lines("something else").len(), 1);
+            (0..=LINES_MAX).for_each(|_| tracing::error!("trouble"));
+            assert_eq!(lines("trouble").len(), LINES_MAX as usize + 1, "errors are all there");
+            log.tell_left_out();
+            let told = lines("left_out=7");
+            assert!(told.len() == 1 && told[0].contains("log.rs:"), "{told:?}");
+            flood(3);
+            log.tell_left_out();
+            assert_eq!(lines("login refused").len(), LINES_MAX as usize + 3);
+            assert_eq!(lines("left_out=").len(), 1, "nothing more");
+        });
     }
 
     #[test]
