@@ -11,6 +11,7 @@ for one test, 30."""
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import re
@@ -27,45 +28,70 @@ NOT_ALONE = "LUNResetSimpleAsync"
 TMF_SUITE = "iSCSITMF"
 
 
+@dataclasses.dataclass
+class Disk:
+    """A disk with a target of its own, so that no session is told of the others."""
+
+    iqn: str
+    name: str
+    url: str
+
+
 class Disks:
-    """Fresh disks, one for each test: the next is made while a test runs. Each has a target of its own, so that no session is told of the others."""
+    """Fresh disks, one for each test: the next is made while a test runs."""
 
     def __init__(self, cluster, store, block_size):
-        self.cluster, self.store, self.block_size = cluster, store, block_size
+        self.cluster, self.block_size = cluster, block_size
+        self.iqn, self.name = f"{qa.IQN}:{NAME}-", "rbd/qa-cu-" if store == "rbd" else "ram:qa-cu-"
+        self.portal = cluster.portals[0]
+        self.sweep()
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         self.made = 0
         self.usual = test_cu.usual_disk(block_size)
         self.next = self.pool.submit(self._make, *self.usual)
 
     def take(self, test):
-        """The URL of a disk that nobody used, and its target."""
+        """A disk that nobody used."""
         wanted = test_cu.disk_of(test, self.block_size)
         if wanted == self.usual:
-            target = self.next.result()
+            disk = self.next.result()
             self.next = self.pool.submit(self._make, *self.usual)
         else:
-            target = self.pool.submit(self._make, *wanted).result()
-        url = target.url(0)
-        qa.await_true(f"{url} is served", lambda: qa.run(["iscsi-readcapacity16", url], check=False).returncode == 0, READY_SECONDS)
-        return url, target
+            disk = self.pool.submit(self._make, *wanted).result()
+        served = ["iscsi-readcapacity16", disk.url]
+        qa.await_true(f"{disk.url} is served", lambda: qa.run(served, check=False).returncode == 0, READY_SECONDS)
+        return disk
 
-    def drop(self, target):
+    def drop(self, disk):
         """It is not needed any more."""
-        self.pool.submit(target.remove)
+        self.pool.submit(self._remove, disk.iqn, [disk.name])
 
     def end(self):
         """Nothing of it is left."""
-        self.pool.submit(lambda: self.next.result().remove()).result()
         self.pool.shutdown(wait=True)
+        self.sweep()
+
+    def sweep(self):
+        """Removes what there is by these names, also what a run that was cut short has left."""
+        for target in self.cluster.lus_json("target", "ls"):
+            if target["iqn"].startswith(self.iqn):
+                self._remove(target["iqn"], [])
+        names = [lu["name"] for lu in self.cluster.lus_json("lu", "ls") if lu["name"].startswith(self.name)]
+        for name in names:
+            self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it")
 
     def _make(self, size, options):
         self.made += 1
-        target = qa.Target(self.cluster, f"{qa.IQN}:{NAME}-{self.made}")
-        target.remove()
-        self.cluster.lus("target", "create", target.iqn, "--open")
-        name = f"rbd/qa-cu-{self.made}" if self.store == "rbd" else f"ram:qa-cu-{self.made}"
-        target.create(name, size, *options)
-        return target
+        iqn, name = f"{self.iqn}{self.made}", f"{self.name}{self.made}"
+        self.cluster.lus("target", "create", iqn, "--open")
+        self.cluster.lus("lu", "create", name, size, *options)
+        self.cluster.lus("lun", "map", iqn, name, "--lun", "0")
+        return Disk(iqn, name, f"iscsi://{self.portal}/{iqn}/0")
+
+    def _remove(self, iqn, names):
+        self.cluster.lus("target", "rm", iqn, "--yes-i-really-mean-it")
+        for name in names:
+            self.cluster.lus("lu", "rm", name, "--yes-i-really-mean-it")
 
 
 def run_all(disks, wanted, limit, rows):
@@ -74,9 +100,9 @@ def run_all(disks, wanted, limit, rows):
     chosen = [test for test in listed if re.search(wanted, test)]
     qa.require(chosen, f"no test matches {wanted}")
     for number, test in enumerate(chosen, 1):
-        url, target = disks.take(test)
-        result, _ = test_cu.run(test, [url, url], limit=test_cu.limit_of(test, limit))
-        disks.drop(target)
+        disk = disks.take(test)
+        result, _ = test_cu.run(test, [disk.url, disk.url], limit=test_cu.limit_of(test, limit))
+        disks.drop(disk)
         if test.endswith("." + NOT_ALONE):
             result.verdict, result.note = in_its_suite(disks, test, limit), f"within {TMF_SUITE}; alone: {result.verdict}"
         rows.append(result)
@@ -86,9 +112,9 @@ def run_all(disks, wanted, limit, rows):
 def in_its_suite(disks, test, limit):
     """The verdict on a test when all of its suite run in one process."""
     family_and_suite = test.rsplit(".", 1)[0]
-    url, target = disks.take(test)
-    _, output = test_cu.run(family_and_suite, [url], limit=3 * limit)
-    disks.drop(target)
+    disk = disks.take(test)
+    _, output = test_cu.run(family_and_suite, [disk.url], limit=3 * limit)
+    disks.drop(disk)
     return test_cu.judge_suite(family_and_suite, output).get(test, test_cu.CRASH)
 
 
