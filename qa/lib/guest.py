@@ -14,8 +14,8 @@ INITIATOR = "iqn.2026-11.io.lus.qa:linux-host"
 COMMAND_SECONDS = 300
 UP_SECONDS = 600
 DISK_SECONDS = 90
-# What open-iscsi exits with: iscsiadm(8).
-LOGIN_FAILED, NO_RECORDS, AUTHENTICATION_FAILED = 5, 21, 24
+# What iscsiadm(8) exits with.
+AUTHENTICATION_FAILED = 24
 # Lines of the guest's console that a failure shows.
 CONSOLE_LINES = 12
 
@@ -54,7 +54,7 @@ class Guest:
         return out
 
     def fails(self, script, *statuses):
-        """What shell words said that must end with one of these statuses, or with none of success."""
+        """What shell words said that must end with one of these statuses; without any, with another one than 0, and in time."""
         code, said, _ = self.status(script)
         qa.require(code in statuses if statuses else code not in (0, 124, 125), f"in the guest: {script}\nmust fail with {statuses or 'an error'}, and ends with {code}\n{said}")
         return said
@@ -104,9 +104,7 @@ class Node:
 
     def set(self, values):
         """Values of the record, by name."""
-        changes = "".join(f" -n {shlex.quote(name)} -v {shlex.quote(value)}" for name, value in values.items())
-        for change in changes.split(" -n ")[1:]:
-            self.guest.do(f"{self._words} -o update -n {change}")
+        self.guest.do("; ".join(f"{self._words} -o update -n {shlex.quote(name)} -v {shlex.quote(value)}" for name, value in values.items()))
 
     def login(self, status=0):
         """A session, with its disks; or the failure that iscsiadm tells by this status."""
@@ -121,12 +119,12 @@ class Node:
 
     def disks(self, lun):
         """Devices of a LUN, one for each session of the interface with the portal, in the order of the sessions."""
-        # Session directories' names end with their numbers.
+        # Each session's folder has its number in its name, and below it its connections and devices.
         listed = self.guest.read(
-            "cd /sys/class/iscsi_session; for s in session*; do [ -e $s/ifacename ] || continue;"
-            f" [ $(cat $s/ifacename) = {self.iface} ] && [ $(cat $s/targetname) = {self.iqn} ] || continue;"
-            " c=($s/device/connection*/iscsi_connection/*); [ $(cat $c/persistent_address):$(cat $c/persistent_port) = " + self.portal + " ] || continue;"
-            f" for d in $s/device/target*/*:{lun}/block/*; do [ ! -e $d ] || echo ${{s#session}} ${{d##*/}}; done; done"
+            "cd /sys/class/iscsi_session; shopt -s nullglob; for s in session*; do c=($s/device/connection*/iscsi_connection/*);"
+            " read -r i <$s/ifacename && read -r t <$s/targetname && read -r a <$c/persistent_address && read -r p <$c/persistent_port || continue;"
+            f' [ "$i $t $a:$p" = "{self.iface} {self.iqn} {self.portal}" ] || continue;'
+            f" for d in $s/device/target*/*:{lun}/block/*; do echo ${{s#session}} ${{d##*/}}; done; done"
         )
         found = sorted((int(number), name) for number, name in re.findall(r"^(\d+) (\w+)$", listed, re.M))
         return [f"/dev/{name}" for _, name in found]

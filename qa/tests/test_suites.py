@@ -176,6 +176,11 @@ class Daemons(unittest.TestCase):
             with self.assertRaises(ConfigError):
                 self.require_hosts(roles, hosts)
 
+    def test_portals_of_daemons_of_one_machine_do_not_overlap(self):
+        ctx = context_of({"roles": [["mon.a", "lus.a", "lus.b"], ["lus.c"]]})
+        ports = {id_: port for id_, (_, port) in lusd._roles(ctx, dict(lusd.DEFAULTS, port_base=5000, portals=3)).items()}
+        self.assertEqual(ports, {"a": 5000, "b": 5003, "c": 5000})
+
     def test_a_daemon_that_nobody_can_cut_off_is_not(self):
         ctx = types.SimpleNamespace(lusd={"a": {"host": {}}})
         for id_, where in (("a", "ceph"), ("a", "nowhere"), ("b", "ceph")):

@@ -29,7 +29,11 @@ FUZZ = ROOT / "qa" / "fuzz"
 # Suites of qa/suites/lus that are part of it; the others are for `qa/run lus`.
 SUITES = ("smoke", "clients", "auth", "durability")
 # Suites of which one job is: the suite, what its description has, and a fragment for it.
-SINGLE_JOBS = {"multipath": ("fault/restart", None), "conformance": ("block/512 one-copy roles store/ram", "short.yaml.disable")}
+SINGLE_JOBS = {
+    "multipath": ("fault/restart", None),
+    "kernel": ("workload/boot", None),
+    "conformance": ("block/512 one-copy roles store/ram", "short.yaml.disable"),
+}
 
 # cargo-deny is built once where it is not installed (about four minutes), into target/tools.
 CARGO_DENY = "0.20.2"

@@ -51,7 +51,7 @@ BENCH = {
     "tgt": "tgtd",
     "tgt-rbd": "/usr/lib/tgt/backing-store/bs_rbd.so",
 }
-# The virtual machine with dm-multipath (qa/vm); mke2fs, which it takes too, is among CLIENTS.
+# The virtual machine that is a Linux host (qa/vm); mke2fs, which it takes too, is among CLIENTS.
 VM = {"cpio": "cpio", "qemu-system-x86": "qemu-system-x86_64"}
 # What qa/run makes its Python environment with.
 VENV = {"python3-venv": "/usr/lib/python3.*/ensurepip/__init__.py"}
