@@ -10,133 +10,40 @@
 //!
 //! Invariant: a task is ended exactly once, by `respond` or `abandon`; the protocol layer asserts it.
 
+mod data;
+mod luns;
+mod others;
+mod task;
+
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use lusd_iscsi::{
-    AsyncEvent, Connection as Proto, DataOut, IscsiCondition, Params, ScsiCommand, TaskAttribute,
-    TaskReporting, TaskTag,
-};
+use bytes::Bytes;
+use lusd_iscsi::{Connection as Proto, DataOut, Params, ScsiCommand, TaskAttribute, TaskReporting, TaskTag};
 use lusd_scsi::{
-    AccessState, After, BlockOp, CheckCondition, Context, ExtendedCopy, Fault, InitiatorPort, Lun, Nexus,
-    NexusLu, Plan, ReserveRequest, SenseCode, SenseFormat, SenseKey, SessionView, Status, Step, Target,
-    TargetPort, TaskManagementFunctions, UnitAttention,
+    AccessState, After, BlockOp, CheckCondition, Context, InitiatorPort, Lun, Plan, SenseCode, SenseKey,
+    Status, Step, TargetPort, TaskManagementFunctions,
 };
-use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use self::luns::Luns;
+pub(super) use self::luns::Slot;
+pub(super) use self::task::Task;
+pub use self::task::{Carrier, Flow, Lost, NoAccess};
 use super::answer::{Reply, answer, end, good, put_off, refuse, refuse_gone};
-use super::capacity::Asking;
 use super::group::Membership;
 use super::management::Management;
 use super::order::Order;
-use crate::lun::copy::{PIECE_BYTES, Place};
 use crate::lun::job::Entry;
-use crate::lun::reserve::Ask;
 use crate::lun::unit::Unit;
 use crate::lun::work::{Request, Work};
-use crate::net::memory::{Charge, ConnectionMemory};
-use crate::net::shard::{Inbox, Outcome, Shard, Started};
-
-/// What a session needs of the connection that carries it.
-pub struct Carrier<'a> {
-    /// The shard.
-    pub shard: &'a Shard,
-    /// Where outcomes arrive.
-    pub inbox: &'a Rc<Inbox>,
-    /// The connection's share of the data memory.
-    pub memory: &'a Arc<ConnectionMemory>,
-    /// The protocol.
-    pub proto: &'a mut Proto,
-    /// The time.
-    pub now: Instant,
-    /// Nothing of what is being taken in came before this.
-    pub since: Instant,
-}
+use crate::net::memory::Charge;
+use crate::net::shard::{Outcome, Shard, Started};
 
 /// An initiator message that makes no sense: here a task attribute (SAM-5 8.6.2).
 const INVALID_MESSAGE_ERROR: SenseCode = SenseCode { key: SenseKey::IllegalRequest, asc: 0x49, ascq: 0 };
-
-/// Whether a command was taken over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flow {
-    /// It is answered, or under way.
-    Taken,
-    /// There is no data memory for it now: nothing more is read until there is.
-    NoMemory,
-}
-
-/// The session is to be reset: a command of it must not be answered.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Lost;
-
-/// The host has no access any more.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NoAccess;
-
-/// One LUN of the session.
-pub(super) struct Slot {
-    pub(super) unit: Arc<Unit>,
-    pub(super) nexus: Rc<NexusLu>,
-    /// The unit's reset generation up to which its tasks were looked at.
-    pub(super) resets_seen: u64,
-}
-
-impl Slot {
-    pub(super) fn scsi(&self) -> lusd_scsi::Unit<'_> {
-        lusd_scsi::Unit { lu: &self.unit.scsi, nexus: &self.nexus }
-    }
-}
-
-/// The LUNs of a session.
-#[derive(Default)]
-pub(super) struct Luns(pub(super) BTreeMap<Lun, Slot>);
-
-impl Luns {
-    fn units(&self) -> impl Iterator<Item = (Lun, &Arc<Unit>)> {
-        self.0.iter().map(|(lun, slot)| (*lun, &slot.unit))
-    }
-}
-
-impl SessionView for Luns {
-    fn visit(&self, each: &mut dyn FnMut(Lun, Option<&NexusLu>)) {
-        for (lun, slot) in &self.0 {
-            each(*lun, Some(&slot.nexus));
-        }
-    }
-}
-
-/// Where a task stands.
-pub(super) enum Task {
-    /// Its data-out is on the way.
-    Collecting {
-        lun: Lun,
-        unit: Arc<Unit>,
-        plan: Plan,
-        charge: Charge,
-        /// Bytes that are not charged yet: what they are for has not been asked for.
-        missing: usize,
-        /// The initiator sends the last of the data while it still waits for the task.
-        proves: bool,
-        entry: Entry,
-    },
-    /// A read that waits for memory.
-    Hungry { lun: Lun, unit: Arc<Unit>, plan: Plan, missing: usize, entry: Entry },
-    /// A barrier is held on its unit.
-    Parked { unit: Arc<Unit>, request: Request, reply: Reply },
-    /// A look at its unit is awaited.
-    Asking(Asking),
-    /// Between the two passages of the gate.
-    Running { unit: Arc<Unit>, reply: Reply },
-    /// As `Running`, but ended by a task management function: it is not answered.
-    Aborted,
-    /// Ended by a function while the initiator was sending what it had been asked for; that is waited for, but not for ever.
-    CutOff { until: Instant },
-}
 
 /// See the module's text.
 pub struct Session {
@@ -165,12 +72,6 @@ pub struct Session {
     pub(super) task_reporting: TaskReporting,
     /// Resets of any unit that were looked at.
     resets_seen: u64,
-}
-
-/// Reports a unit attention at once, beside the unit attention itself.
-fn tell(proto: &mut Proto, lun: u64, attention: UnitAttention, format: SenseFormat) {
-    let sense = CheckCondition::new(attention.code()).sense(format);
-    proto.send_async(AsyncEvent::Scsi { lun, sense: &sense });
 }
 
 /// What a session can do with tasks; from iSCSIProtocolLevel 2 on also what RFC 7144 adds.
@@ -238,65 +139,6 @@ impl Session {
     /// True while a command waits for data memory.
     pub fn waits_for_memory(&self) -> bool {
         self.waiting.is_some() || self.hungry
-    }
-
-    /// Takes over what has changed of what it sees, if something has, and tells the host.
-    ///
-    /// # Errors
-    /// The host may not see the target any more.
-    pub fn refresh(&mut self, shard: &Shard, proto: &mut Proto) -> Result<(), NoAccess> {
-        if shard.service.generation() == self.generation { Ok(()) } else { self.look_again(shard, proto) }
-    }
-
-    /// Tells of other LUNs by a unit attention, and of these and of other sizes at once by asynchronous messages (RFC 7143 11.9.1): a host
-    /// that is idle would not hear of them before its next command.
-    #[cold]
-    fn look_again(&mut self, shard: &Shard, proto: &mut Proto) -> Result<(), NoAccess> {
-        self.load(shard)?;
-        let Some(membership) = &self.membership else { return Ok(()) };
-        let news = membership.group.news(self.luns.units());
-        if news.inventory {
-            let attention = UnitAttention::ReportedLunsDataHasChanged;
-            self.luns.0.values().for_each(|slot| slot.nexus.establish(attention));
-            // LUN 0: it answers REPORT LUNS whether there is a unit or not.
-            tell(proto, 0, attention, SenseFormat::Fixed);
-        }
-        for lun in news.resized {
-            let format =
-                self.luns.0.get(&lun).map_or(SenseFormat::Fixed, |slot| slot.unit.scsi.sense_format());
-            let lun = u64::from_be_bytes(lun.to_wire());
-            tell(proto, lun, UnitAttention::CapacityDataHasChanged, format);
-        }
-        Ok(())
-    }
-
-    fn load(&mut self, shard: &Shard) -> Result<(), NoAccess> {
-        // Read first: the view is at least as new.
-        let generation = shard.service.generation();
-        let view = shard.service.view();
-        let target =
-            view.targets.get(&self.port.target_name).filter(|target| target.admits(&self.initiator.name));
-        let wanted = target.ok_or(NoAccess)?.luns_of(&self.initiator.name);
-        self.generation = generation;
-        self.port.portal_group_tag = view.group_tag;
-        self.port.relative_target_port = view.group_tag;
-        self.port.target_port_group = view.group_tag;
-        self.luns.0.retain(|lun, slot| wanted.get(lun).is_some_and(|unit| Arc::ptr_eq(unit, &slot.unit)));
-        for (lun, unit) in wanted {
-            let membership = &self.membership;
-            self.luns.0.entry(lun).or_insert_with(|| {
-                let port =
-                    Nexus { initiator: self.initiator.clone(), target_port: self.port.relative_target_port };
-                let make = || NexusLu::new(&unit.scsi, port, Some(UnitAttention::PowerOn));
-                let nexus = match membership {
-                    Some(membership) => membership.group.nexus(lun, &unit, make),
-                    None => Rc::new(make()),
-                };
-                let resets_seen = unit.reset_generation();
-                Slot { unit, nexus, resets_seen }
-            });
-        }
-        Ok(())
     }
 
     /// Tries again what was held up: tasks parked at a gate or for a look, answers to task management, a command without memory.
@@ -429,130 +271,6 @@ impl Session {
         Flow::Taken
     }
 
-    /// Takes over a command with data-out, or refuses it with TASK SET FULL, or keeps it until there is memory; but not until what came
-    /// behind it is too old to be read: then it is BUSY.
-    #[expect(clippy::too_many_arguments, reason = "a command's parts, taken apart by the caller")]
-    fn collect(
-        &mut self,
-        command: ScsiCommand,
-        entry: Entry,
-        lun: Lun,
-        unit: Arc<Unit>,
-        plan: Plan,
-        wanted: usize,
-        read_bytes: usize,
-        cx: &mut Carrier<'_>,
-    ) -> Flow {
-        let tag = command.tag;
-        let (all, at_once) = (wanted + read_bytes, wanted.min(command.unsolicited_length as usize));
-        let whole = if cx.memory.is_scarce() && at_once < all { None } else { cx.memory.try_charge(all) };
-        let (charge, missing) = match whole {
-            Some(charge) => (charge, 0),
-            None => match cx.memory.try_charge(at_once) {
-                Some(charge) => (charge, all - at_once),
-                None => {
-                    // Not reading on would keep from these what they wait for.
-                    let collects =
-                        self.tasks.iter().flatten().any(|(_, task)| matches!(task, Task::Collecting { .. }));
-                    let patience = cx.shard.service.limits.stall_bound / 3 * 2;
-                    let status = if collects {
-                        Status::TaskSetFull
-                    } else if cx.now.saturating_duration_since(entry.alive) > patience {
-                        Status::Busy
-                    } else {
-                        self.waiting = Some((command, entry.alive));
-                        return Flow::NoMemory;
-                    };
-                    debug!(lu = %unit.name, bytes = at_once, ?status, "no memory");
-                    put_off(cx.proto, tag, status, plan.transfer_out);
-                    return Flow::Taken;
-                }
-            },
-        };
-        let (len, buf) = (wanted as u32, BytesMut::with_capacity(wanted));
-        // What is asked for later on is sent only by who still waits.
-        let proves = missing == 0 || at_once < wanted;
-        self.set(tag, Task::Collecting { lun, unit, plan, charge, missing, proves, entry });
-        self.hungry |= missing > 0;
-        cx.proto.accept(
-            tag,
-            if missing > 0 { DataOut::Hold { len, buf } } else { DataOut::Receive { len, buf } },
-        );
-        Flow::Taken
-    }
-
-    /// Gives memory to tasks that wait for it. To be called when all that is there has been read, too.
-    pub fn feed(&mut self, cx: &mut Carrier<'_>) {
-        if !self.hungry {
-            return;
-        }
-        let take = |bytes| cx.memory.try_charge_spare(bytes).or_else(|| cx.memory.try_reserve(bytes));
-        self.hungry = false;
-        let mut fed = Vec::new();
-        for (tag, task) in self.tasks.iter_mut().flatten() {
-            match task {
-                Task::Collecting { missing, .. } | Task::Hungry { missing, .. } if *missing > 0 => {
-                    match take(*missing) {
-                        Some(more) => fed.push((*tag, more)),
-                        None => {
-                            self.hungry = true;
-                            break;
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        for (tag, more) in fed {
-            match self.take(tag) {
-                Some(Task::Collecting { lun, unit, plan, charge, proves, entry, .. }) => {
-                    let charge = charge.join(more);
-                    self.set(tag, Task::Collecting { lun, unit, plan, charge, missing: 0, proves, entry });
-                    cx.proto.solicit(tag);
-                }
-                Some(Task::Hungry { unit, plan, entry, .. }) if entry.is_ended(&unit) => {
-                    end(cx.proto, tag, &unit, plan.transfer_in);
-                }
-                Some(Task::Hungry { lun, unit, plan, entry, .. }) => {
-                    self.carry_out(tag, lun, unit, plan, Bytes::new(), Some(more), entry, cx);
-                }
-                _ => unreachable!("looked at above"),
-            }
-        }
-    }
-
-    /// All data-out of a task is there.
-    pub fn data_out(&mut self, tag: TaskTag, data: BytesMut, cx: &mut Carrier<'_>) {
-        match self.take(tag) {
-            Some(Task::Collecting { unit, plan, entry, .. }) if entry.is_ended(&unit) => {
-                end(cx.proto, tag, &unit, plan.transfer_out);
-            }
-            Some(Task::Collecting { lun, unit, plan, charge, proves, entry, .. }) => {
-                let alive = if proves { cx.since } else { entry.alive };
-                let entry = Entry { alive, ..entry };
-                self.carry_out(tag, lun, unit, plan, data.freeze(), Some(charge), entry, cx);
-            }
-            _ => unreachable!("data-out for a task that does not wait for it"),
-        }
-    }
-
-    /// The data-out of a task cannot be had.
-    pub fn data_out_failed(&mut self, tag: TaskTag, condition: &IscsiCondition, proto: &mut Proto) {
-        match self.take(tag) {
-            Some(Task::CutOff { .. }) => {
-                proto.abandon(tag);
-                self.answer_management(proto);
-            }
-            Some(Task::Collecting { unit, plan, .. }) => {
-                warn!(lu = %unit.name, ?condition, "data for a write could not be had");
-                let (_, asc, ascq) = condition.sense();
-                let check = CheckCondition::new(SenseCode { key: SenseKey::AbortedCommand, asc, ascq });
-                refuse(proto, tag, &check, Some(&unit), plan.transfer_out);
-            }
-            _ => unreachable!("data-out for a task that does not wait for it"),
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
     fn carry_out(
         &mut self,
@@ -598,36 +316,6 @@ impl Session {
         let at = op.ranges().first().map_or(0, |range| range.offset);
         let reply = Reply { lun, at, writes: op.modifies(), transfer_length };
         self.start(tag, unit, Request { work: Work { op, data }, charge, entry }, reply, cx);
-    }
-
-    /// Asks whoever serves the unit to change its reservations.
-    #[expect(clippy::too_many_arguments, reason = "a task's parts, taken apart by the caller")]
-    fn reserve(
-        &mut self,
-        tag: TaskTag,
-        lun: Lun,
-        unit: Arc<Unit>,
-        request: ReserveRequest,
-        transfer_length: u64,
-        entry: Entry,
-        cx: &mut Carrier<'_>,
-    ) {
-        let Some(slot) = self.slot(lun, &unit) else {
-            return refuse_gone(cx.proto, tag, &unit, transfer_length);
-        };
-        let (answer, answered) = oneshot::channel();
-        unit.desk.put(Ask {
-            request,
-            nexus: slot.nexus.handle(),
-            reset_generation: entry.reset_generation,
-            before: entry.alive + cx.shard.service.limits.stall_bound,
-            answer,
-        });
-        // Without an answer it is not known what became of it.
-        let outcome = async move { answered.await.map_or(Outcome::Revoked, Outcome::Reserved) };
-        cx.inbox.expect(tag, outcome);
-        let reply = Reply { lun, at: 0, writes: true, transfer_length };
-        self.set(tag, Task::Running { unit, reply });
     }
 
     fn slot(&self, lun: Lun, unit: &Arc<Unit>) -> Option<&Slot> {
@@ -695,42 +383,6 @@ impl Session {
                 refuse(cx.proto, tag, &check, Some(&unit), reply.transfer_length);
             }
         }
-    }
-
-    /// Begins a copy between units that the session sees.
-    fn start_copy(
-        &mut self,
-        tag: TaskTag,
-        unit: Arc<Unit>,
-        copy: Box<ExtendedCopy>,
-        reply: Reply,
-        entry: Entry,
-        cx: &mut Carrier<'_>,
-    ) {
-        let late = cx.now.saturating_duration_since(entry.alive) > cx.shard.service.limits.stall_bound;
-        let charge = if late { None } else { cx.memory.try_charge_spare(PIECE_BYTES) };
-        let Some(charge) = charge else {
-            copy.record.end(Err(Fault::CopyAborted.into()));
-            return put_off(cx.proto, tag, Status::Busy, reply.transfer_length);
-        };
-        let find = |target: &Target| {
-            let mut slots = self.luns.0.values();
-            let slot = slots.find(|slot| target.is(&slot.unit.scsi, &self.port))?;
-            let (nexus, aborts) = (slot.nexus.handle(), slot.nexus.aborts());
-            Some(Place { unit: slot.unit.clone(), nexus, aborts })
-        };
-        let units = copy.targets.iter().map(find).collect();
-        let stop = cx.shard.spawn_copy(&unit, (copy, units), charge, cx.inbox, tag, entry);
-        self.copies.push((tag, stop));
-        self.set(tag, Task::Running { unit, reply });
-    }
-
-    /// The task has ended, or is to end.
-    pub(super) fn stop_copy(&mut self, tag: TaskTag) {
-        self.copies.retain(|(held, stop)| {
-            stop.set(stop.get() || *held == tag);
-            *held != tag
-        });
     }
 
     /// What a command is told that finds its unit gone.
