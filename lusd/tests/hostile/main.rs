@@ -30,8 +30,8 @@ use target::Target;
 
 /// How long an attack goes on.
 const ATTACK: Duration = Duration::from_millis(1500);
-/// Another host waits no longer for login, write, read and logout. Attacks take processors too, and this machine may have few.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Another host waits no longer for login, write, read and logout: hosts give a login 15 s. Attacks take processors too, and this machine may have few.
+const WAIT_MAX: Duration = Duration::from_secs(15);
 const MIB: f64 = (1 << 20) as f64;
 
 fn main() {
