@@ -103,7 +103,7 @@ impl Rig {
             proto: Connection::new(service.limits.iscsi.clone(), now, 1),
             inbox: Inbox::new(notify.clone()),
             memory: ConnectionMemory::new(service.memory.clone(), service.limits.connection_memory),
-            handle: service.sessions.enter(notify),
+            handle: service.sessions.enter(notify, std::net::Ipv4Addr::LOCALHOST.into()),
             shard: Shard::new(0, service, queue),
             session: None,
             now,
