@@ -29,8 +29,6 @@ pub enum UnitAttention {
     DeviceReset,
     /// I_T NEXUS LOSS OCCURRED.
     NexusLoss,
-    /// COMMANDS CLEARED BY ANOTHER INITIATOR: a CLEAR TASK SET of another nexus.
-    CommandsCleared,
     /// RESERVATIONS PREEMPTED: all registrations were cleared.
     ReservationsPreempted,
     /// RESERVATIONS RELEASED.
@@ -54,12 +52,11 @@ const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
     /// All kinds, the one to be reported first in front (SAM-5; beyond the resets the order is ours).
-    pub const ORDER: [UnitAttention; 13] = [
+    pub const ORDER: [UnitAttention; 12] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
         UnitAttention::DeviceReset,
         UnitAttention::NexusLoss,
-        UnitAttention::CommandsCleared,
         UnitAttention::ReservationsPreempted,
         UnitAttention::ReservationsReleased,
         UnitAttention::RegistrationsPreempted,
@@ -77,7 +74,6 @@ impl UnitAttention {
             UnitAttention::BusReset => (0x29, 0x02),
             UnitAttention::DeviceReset => (0x29, 0x03),
             UnitAttention::NexusLoss => (0x29, 0x07),
-            UnitAttention::CommandsCleared => (0x2f, 0x00),
             UnitAttention::ReservationsPreempted => (0x2a, 0x03),
             UnitAttention::ReservationsReleased => (0x2a, 0x04),
             UnitAttention::RegistrationsPreempted => (0x2a, 0x05),

@@ -26,7 +26,6 @@ fn codes() {
         (0x29, 0x02),
         (0x29, 0x03),
         (0x29, 0x07),
-        (0x2f, 0x00),
         (0x2a, 0x03),
         (0x2a, 0x04),
         (0x2a, 0x05),
@@ -125,9 +124,9 @@ fn changes_reach_every_nexus_once() {
     for nexus in others.iter().chain([&bed.nexus]) {
         assert_eq!(all_told(&bed, nexus), [UnitAttention::InquiryDataHasChanged.code()]);
     }
-    bed.lu.raise(UnitAttention::CommandsCleared, Some(&bed.nexus));
+    bed.lu.raise(UnitAttention::ReservationsReleased, Some(&bed.nexus));
     assert_eq!(told(&bed, &bed.nexus), None);
-    assert_eq!(all_told(&bed, &others[0]), [UnitAttention::CommandsCleared.code()]);
+    assert_eq!(all_told(&bed, &others[0]), [UnitAttention::ReservationsReleased.code()]);
 }
 
 #[test]
