@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sense::{CheckCondition, SenseCode, SenseKey};
+use crate::spc::THRESHOLD_DESCRIPTOR_AT;
 
 /// A unit attention condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +46,8 @@ pub enum UnitAttention {
     ModeParametersChanged,
     /// ASYMMETRIC ACCESS STATE CHANGED: of some target port group of the logical unit.
     AsymmetricAccessStateChanged,
+    /// THIN PROVISIONING SOFT THRESHOLD REACHED: little room is left below the logical unit.
+    ThinProvisioningSoftThresholdReached,
 }
 
 /// Number of kinds.
@@ -52,7 +55,7 @@ const KINDS: usize = UnitAttention::ORDER.len();
 
 impl UnitAttention {
     /// All kinds, the one to be reported first in front (SAM-5; beyond the resets the order is ours).
-    pub const ORDER: [UnitAttention; 12] = [
+    pub const ORDER: [UnitAttention; 13] = [
         UnitAttention::PowerOn,
         UnitAttention::BusReset,
         UnitAttention::DeviceReset,
@@ -65,6 +68,7 @@ impl UnitAttention {
         UnitAttention::CapacityDataHasChanged,
         UnitAttention::ModeParametersChanged,
         UnitAttention::AsymmetricAccessStateChanged,
+        UnitAttention::ThinProvisioningSoftThresholdReached,
     ];
 
     /// The sense of each kind.
@@ -82,8 +86,21 @@ impl UnitAttention {
             UnitAttention::CapacityDataHasChanged => (0x2a, 0x09),
             UnitAttention::ModeParametersChanged => (0x2a, 0x01),
             UnitAttention::AsymmetricAccessStateChanged => (0x2a, 0x06),
+            UnitAttention::ThinProvisioningSoftThresholdReached => (0x38, 0x07),
         };
         SenseCode::new(SenseKey::UnitAttention, asc, ascq)
+    }
+
+    /// What a command is told. Of a threshold INFORMATION says which: the offset of its descriptor in the Logical Block Provisioning mode
+    /// page (SBC-4 4.7.3.8).
+    fn check(self) -> CheckCondition {
+        let check = CheckCondition::new(self.code());
+        match self {
+            UnitAttention::ThinProvisioningSoftThresholdReached => {
+                check.with_information(THRESHOLD_DESCRIPTOR_AT)
+            }
+            _ => check,
+        }
     }
 
     /// The resets imply one another downwards: only the highest pending one is reported.
@@ -252,7 +269,7 @@ impl Told {
             queue.pending.remove(attention);
         }
         self.publish(&queue);
-        attention.map(|attention| CheckCondition::new(attention.code()))
+        attention.map(UnitAttention::check)
     }
 
     fn publish(&self, queue: &Queue) {

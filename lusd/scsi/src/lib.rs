@@ -44,7 +44,7 @@ pub use crate::attention::UnitAttention;
 pub use crate::block::{BackendError, BlockOp, Comparand, EraseKind, Erasure, Overwrite, Range};
 pub use crate::lu::{
     AccessState, BlockSize, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig,
-    LogicalUnitError, MAX_TRANSFER_BYTES, Naa, Operation, SERIAL_BYTES_MAX,
+    LogicalUnitError, MAX_TRANSFER_BYTES, Naa, Operation, Room, SERIAL_BYTES_MAX,
 };
 pub use crate::lun::Lun;
 pub use crate::nexus::NexusLu;
@@ -67,12 +67,12 @@ pub fn vpd_pages() -> impl Iterator<Item = u8> {
     vpd::pages()
 }
 
-/// Page and subpage codes of the mode pages.
+/// Page and subpage codes of the mode pages; not every logical unit has all of them.
 pub fn mode_pages() -> impl Iterator<Item = (u8, u8)> {
     spc::mode_pages()
 }
 
-/// Page and subpage codes of the log pages.
+/// The same of the log pages.
 pub fn log_pages() -> impl Iterator<Item = (u8, u8)> {
     spc::log_pages()
 }

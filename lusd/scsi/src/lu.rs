@@ -8,6 +8,7 @@ mod identity;
 mod limits;
 mod operation;
 mod reserved;
+mod room;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,6 +20,9 @@ pub use self::limits::{Limits, MAX_TRANSFER_BYTES};
 pub(crate) use self::limits::{UNMAP_DESCRIPTOR_BYTES, UNMAP_HEADER_BYTES};
 pub use self::operation::Operation;
 use self::operation::{FORMAT_UNIT, OperationCell, SANITIZE};
+pub use self::room::Room;
+use self::room::RoomCell;
+pub(crate) use self::room::{THRESHOLD_RANGE_TENTHS, threshold_exponent};
 use crate::alua::{PortGroupState, PortGroups, Shown};
 use crate::attention::{AttentionLog, UnitAttention};
 use crate::block::{BlockOp, EraseKind};
@@ -74,6 +78,9 @@ pub struct LogicalUnitConfig {
     pub read_only: bool,
     /// Thin provisioned: UNMAP and WRITE SAME give space back, and such blocks read as zeroes.
     pub thin: bool,
+    /// Of a thin one over storage whose room is told by [`LogicalUnit::set_room`]: the percentage of it that is available when hosts
+    /// are told that little is left, 0 for never. `None`: nothing is known of its room, and it has no thresholds.
+    pub soft_threshold_percent: Option<u8>,
     /// A volatile write cache lies below (WCE=1): writes are durable after a flush only.
     pub write_cache: bool,
     /// Bounds.
@@ -90,6 +97,7 @@ impl LogicalUnitConfig {
             capacity_bytes,
             read_only: false,
             thin: true,
+            soft_threshold_percent: None,
             write_cache: false,
             limits: Limits::default(),
         }
@@ -102,6 +110,9 @@ pub enum LogicalUnitError {
     /// LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT has four bits.
     #[error("physical block exponent {0} is above 15")]
     PhysicalBlockExponent(u8),
+    /// A percentage.
+    #[error("soft threshold of {0} percent")]
+    SoftThreshold(u8),
     /// A limit is zero, no whole number of blocks, or more than its field on the wire holds.
     #[error("a limit is zero, not a whole number of blocks, or too large: {0:?}")]
     Limits(Limits),
@@ -116,6 +127,7 @@ pub struct LogicalUnit {
     block_size: BlockSize,
     physical_block_exponent: u8,
     thin: bool,
+    room: Option<RoomCell>,
     write_cache: bool,
     limits: Limits,
     /// Whole blocks only.
@@ -142,6 +154,9 @@ impl LogicalUnit {
         if config.physical_block_exponent > EXPONENT_MAX {
             return Err(LogicalUnitError::PhysicalBlockExponent(config.physical_block_exponent));
         }
+        if let Some(percent) = config.soft_threshold_percent.filter(|percent| *percent > 100) {
+            return Err(LogicalUnitError::SoftThreshold(percent));
+        }
         if !config.limits.fits(config.block_size.bytes()) {
             return Err(LogicalUnitError::Limits(config.limits));
         }
@@ -151,6 +166,7 @@ impl LogicalUnit {
             block_size: config.block_size,
             physical_block_exponent: config.physical_block_exponent,
             thin: config.thin,
+            room: config.soft_threshold_percent.filter(|_| config.thin).map(RoomCell::new),
             write_cache: config.write_cache,
             limits: config.limits,
             capacity_bytes: AtomicU64::new(whole_blocks(config.capacity_bytes, config.block_size)),
@@ -196,6 +212,26 @@ impl LogicalUnit {
     /// Whether UNMAP is offered.
     pub fn is_thin(&self) -> bool {
         self.thin
+    }
+
+    /// The available percentage of its room at which hosts are told, 0 for never; `None` if it has no thresholds.
+    pub fn soft_threshold_percent(&self) -> Option<u8> {
+        self.room.as_ref().map(RoomCell::threshold_percent)
+    }
+
+    /// The room below it, where that is known.
+    pub fn room(&self) -> Option<Room> {
+        self.room.as_ref().and_then(RoomCell::room)
+    }
+
+    /// Takes over how much room there is now. Whether so little is left that every nexus is told: once, until there was more. Without
+    /// effect where there are no thresholds.
+    pub fn set_room(&self, room: Room) -> bool {
+        let reached = self.room.as_ref().is_some_and(|cell| cell.set(room));
+        if reached {
+            self.raise(UnitAttention::ThinProvisioningSoftThresholdReached, None);
+        }
+        reached
     }
 
     /// Whether a volatile write cache lies below.

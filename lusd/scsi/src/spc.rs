@@ -23,7 +23,7 @@ pub(crate) use self::diagnostic::{
 };
 pub(crate) use self::inquiry::{DISK, NO_UNIT, WELL_KNOWN_UNIT, inquiry};
 pub(crate) use self::log_sense::{log_sense, pages as log_pages};
-pub(crate) use self::mode_pages::pages as mode_pages;
+pub(crate) use self::mode_pages::{THRESHOLD_DESCRIPTOR_AT, pages as mode_pages};
 pub(crate) use self::mode_select::{ModeSelect, mode_select_6, mode_select_10};
 pub(crate) use self::mode_sense::{mode_sense_6, mode_sense_10};
 pub(crate) use self::opcodes::{

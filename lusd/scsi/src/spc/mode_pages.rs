@@ -46,6 +46,8 @@ pub(crate) struct ModePage {
     pub(crate) subcode: u8,
     /// Bytes with the header.
     len: usize,
+    /// Whether the logical unit has it.
+    there: fn(&LogicalUnit) -> bool,
     /// Fills in a page of zeroes behind its header.
     fill: fn(&mut [u8], &LogicalUnit, ModeParameters),
     /// Bits that MODE SELECT may change.
@@ -53,18 +55,27 @@ pub(crate) struct ModePage {
 }
 
 /// All pages, by page code and subpage code.
-pub(crate) static PAGES: [ModePage; 5] = [
-    ModePage { code: 0x01, subcode: 0, len: 12, fill: error_recovery, changeable: &[] },
-    ModePage { code: 0x08, subcode: 0, len: 20, fill: caching, changeable: &[] },
+static PAGES: [ModePage; 6] = [
+    ModePage { code: 0x01, subcode: 0, len: 12, there: always, fill: error_recovery, changeable: &[] },
+    ModePage { code: 0x08, subcode: 0, len: 20, there: always, fill: caching, changeable: &[] },
     ModePage {
         code: 0x0a,
         subcode: 0,
         len: 12,
+        there: always,
         fill: control,
         changeable: &[(2, D_SENSE), (4, SWP), (5, TAS)],
     },
-    ModePage { code: 0x0a, subcode: 1, len: 32, fill: control_extension, changeable: &[] },
-    ModePage { code: 0x1c, subcode: 0, len: 12, fill: informational_exceptions, changeable: &[] },
+    ModePage { code: 0x0a, subcode: 1, len: 32, there: always, fill: control_extension, changeable: &[] },
+    ModePage {
+        code: 0x1c,
+        subcode: 0,
+        len: 12,
+        there: always,
+        fill: informational_exceptions,
+        changeable: &[],
+    },
+    ModePage { code: 0x1c, subcode: 2, len: 24, there: has_thresholds, fill: provisioning, changeable: &[] },
 ];
 
 /// Read-Write Error Recovery (SBC-3): OSDs repair what they cannot read from another copy, and move blocks that the disk
@@ -116,15 +127,46 @@ fn informational_exceptions(page: &mut [u8], _: &LogicalUnit, _: ModeParameters)
     page[2] = DEXCPT;
 }
 
-/// The mode pages that are served, by page code and subpage code.
+fn always(_: &LogicalUnit) -> bool {
+    true
+}
+
+fn has_thresholds(lu: &LogicalUnit) -> bool {
+    lu.soft_threshold_percent().is_some()
+}
+
+/// Where the one threshold descriptor of the Logical Block Provisioning page begins.
+pub(crate) const THRESHOLD_DESCRIPTOR_AT: u64 = 16;
+
+/// Logical Block Provisioning (SBC-4 6.5.9): a soft threshold, armed decreasing, as a percentage of the room that is available; every nexus
+/// is told (SITUA=0). It is the administrator's to set.
+fn provisioning(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
+    const ENABLED: u8 = 0x80;
+    const PERCENTAGE: u8 = 0b001 << 3;
+    const ARMED_DECREASING: u8 = 0b000;
+    /// Code of the log parameter: Available Provisioning Resource Percentage.
+    const AVAILABLE_PERCENTAGE: u8 = 0x03;
+    let percent = lu.soft_threshold_percent().unwrap_or(0);
+    let descriptor = &mut page[THRESHOLD_DESCRIPTOR_AT as usize..];
+    descriptor[0] = PERCENTAGE | ARMED_DECREASING | if percent > 0 { ENABLED } else { 0 };
+    descriptor[1] = AVAILABLE_PERCENTAGE;
+    descriptor[7] = percent; // THRESHOLD COUNT, the last of 4 bytes
+}
+
+/// The mode pages that a logical unit may have, by page code and subpage code.
 pub(crate) fn pages() -> impl Iterator<Item = (u8, u8)> {
     PAGES.iter().map(|page| (page.code, page.subcode))
 }
 
+/// Those of them that this one has.
+pub(crate) fn pages_of(lu: &LogicalUnit) -> impl Iterator<Item = &'static ModePage> {
+    PAGES.iter().filter(move |page| (page.there)(lu))
+}
+
 impl ModePage {
-    /// The page of a code and subcode.
-    pub(crate) fn find(code: u8, subcode: u8) -> Option<&'static ModePage> {
-        PAGES.iter().find(|page| page.code == code && page.subcode == subcode)
+    /// The page of a code and subcode, if the logical unit has it.
+    pub(crate) fn find(lu: &LogicalUnit, code: u8, subcode: u8) -> Option<&'static ModePage> {
+        pages_of(lu).find(|page| page.code == code && page.subcode == subcode)
     }
 
     /// Bytes of the page's header.

@@ -115,7 +115,7 @@ fn page_at<'a>(
         return Err(wrong(0, Some(7)));
     }
     let sub_page = first & SPF != 0;
-    let page = ModePage::find(first & 0x3f, if sub_page { second } else { 0 })
+    let page = ModePage::find(lu, first & 0x3f, if sub_page { second } else { 0 })
         .filter(|page| (page.subcode != 0) == sub_page)
         .ok_or(wrong(0, Some(PAGE_CODE_HIGH_BIT)))?;
     let current = page.bytes(lu, PageControl::Current);

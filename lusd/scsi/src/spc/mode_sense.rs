@@ -1,7 +1,7 @@
 //! MODE SENSE (SPC-4).
 
 use super::mode_pages::{
-    ALL_PAGES, ALL_SUBPAGES, HeaderForm, ModePage, PAGES, PageControl, long_descriptor, short_descriptor,
+    ALL_PAGES, ALL_SUBPAGES, HeaderForm, ModePage, PageControl, long_descriptor, pages_of, short_descriptor,
 };
 use crate::LogicalUnit;
 use crate::cdb::Cdb;
@@ -43,7 +43,7 @@ fn mode_data(
     descriptor: Descriptor,
 ) -> Result<Vec<u8>, CheckCondition> {
     const SAVED: u8 = 0b11;
-    let pages = selected_pages(cdb.u8(2) & 0x3f, cdb.u8(3))?;
+    let pages = selected_pages(lu, cdb.u8(2) & 0x3f, cdb.u8(3))?;
     let control = match cdb.u8(2) >> 6 {
         0b00 => PageControl::Current,
         0b01 => PageControl::Changeable,
@@ -89,15 +89,23 @@ fn fill_header(data: &mut [u8], form: HeaderForm, lu: &LogicalUnit, descriptor_b
 }
 
 /// Which pages a page code and a subpage code ask for.
-fn selected_pages(code: u8, subcode: u8) -> Result<impl Iterator<Item = &'static ModePage>, CheckCondition> {
+fn selected_pages(
+    lu: &LogicalUnit,
+    code: u8,
+    subcode: u8,
+) -> Result<impl Iterator<Item = &'static ModePage>, CheckCondition> {
     const PAGE_CODE_HIGH_BIT: u8 = 5;
-    let matches = move |page: &&ModePage| {
-        (code == ALL_PAGES || page.code == code) && (subcode == ALL_SUBPAGES || page.subcode == subcode)
+    let matches = move |page: &&ModePage| match (code, subcode) {
+        (ALL_PAGES, ALL_SUBPAGES) => true,
+        // The other subpage codes of all pages are reserved.
+        (ALL_PAGES, _) => subcode == 0 && page.subcode == 0,
+        (_, ALL_SUBPAGES) => page.code == code,
+        _ => (page.code, page.subcode) == (code, subcode),
     };
-    if PAGES.iter().any(|page| matches(&page)) {
-        return Ok(PAGES.iter().filter(matches));
+    if pages_of(lu).any(|page| matches(&page)) {
+        return Ok(pages_of(lu).filter(matches));
     }
-    let known = code == ALL_PAGES || PAGES.iter().any(|page| page.code == code);
+    let known = code == ALL_PAGES || pages_of(lu).any(|page| page.code == code);
     Err(match known {
         true => CheckCondition::invalid_field(3, None),
         false => CheckCondition::invalid_field(2, Some(PAGE_CODE_HIGH_BIT)),

@@ -1,5 +1,6 @@
 //! Block Limits, Block Device Characteristics, Logical Block Provisioning (SBC-3).
 
+use crate::lu::{THRESHOLD_RANGE_TENTHS, threshold_exponent};
 use crate::{LogicalUnit, TargetPort};
 
 /// PAGE LENGTH of B0h and B1h.
@@ -57,10 +58,14 @@ pub(super) fn provisioning(lu: &LogicalUnit, _: &TargetPort) -> Vec<u8> {
     const LBPRZ: u8 = 0x04;
     const FULLY_PROVISIONED: u8 = 0;
     const THIN: u8 = 2;
-    // No thresholds (THRESHOLD EXPONENT 0): the pool's fill is Ceph's to report. No anchors, no descriptor.
-    if lu.is_thin() {
-        vec![0, LBPU | LBPWS | LBPWS10 | LBPRZ, THIN, 0]
-    } else {
-        vec![0, 0, FULLY_PROVISIONED, 0]
+    if !lu.is_thin() {
+        return vec![0, 0, FULLY_PROVISIONED, 0];
     }
+    // Zeroes: no thresholds.
+    let (exponent, range) = match lu.soft_threshold_percent() {
+        Some(_) => (threshold_exponent(lu.block_size().shift()), THRESHOLD_RANGE_TENTHS),
+        None => (0, 0),
+    };
+    // No anchors, no descriptor.
+    vec![exponent, LBPU | LBPWS | LBPWS10 | LBPRZ, THIN, range]
 }

@@ -34,6 +34,7 @@ fn codes() {
         (0x2a, 0x09),
         (0x2a, 0x01),
         (0x2a, 0x06),
+        (0x38, 0x07),
     ];
     assert_eq!(pairs, expected);
 }

@@ -26,7 +26,10 @@ impl SessionView for Bed {
 }
 
 pub(crate) fn config() -> LogicalUnitConfig {
-    LogicalUnitConfig::new(Identity::new(ID), BLOCKS * 512)
+    LogicalUnitConfig {
+        soft_threshold_percent: Some(20),
+        ..LogicalUnitConfig::new(Identity::new(ID), BLOCKS * 512)
+    }
 }
 
 pub(crate) fn port() -> TargetPort {

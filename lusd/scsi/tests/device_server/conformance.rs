@@ -140,7 +140,7 @@ const VPD: &[Page] = &[
     (0x8f, 0, "Third-party Copy", "EXTENDED COPY (LID1) and what it takes", &["copy::what_is_announced_is_what_is_taken"]),
     (0xb0, 0, "Block Limits", "unmap granularity is the image's object size", &["identity::block_limits_announce_the_limits", "suite clients"]),
     (0xb1, 0, "Block Device Characteristics", "does not rotate", &["identity::provisioning_and_characteristics", "suite clients"]),
-    (0xb2, 0, "Logical Block Provisioning", "no thresholds", &["identity::provisioning_and_characteristics", "suite clients"]),
+    (0xb2, 0, "Logical Block Provisioning", "a soft threshold where there is a pool", &["identity::provisioning_and_characteristics", "thresholds::a_unit_whose_room_is_not_known_has_no_thresholds", "suite clients"]),
     (0xb7, 0, "Block Limits Extension", "", &[]),
 ];
 
@@ -151,12 +151,14 @@ const MODE: &[Page] = &[
     (0x0a, 0, "Control", "D_SENSE, SWP and TAS can be changed; a task set for each nexus (TST=001b), GLTSD, unrestricted reordering", &["mode::d_sense_changes_the_sense_format", "mode::swp_protects_the_unit", "mode::tas_has_ended_tasks_answered", "lusd: management::with_tas_the_tasks_of_others_are_answered"]),
     (0x0a, 1, "Control Extension", "IALUAE where there are target port groups", SENSES),
     (0x1c, 0, "Informational Exceptions Control", "DEXCPT", SENSES),
+    (0x1c, 2, "Logical Block Provisioning", "images only; one soft threshold, a percentage, set by `lus_thin_threshold`", &["thresholds::the_threshold_is_the_administrators_to_set", "thresholds::a_threshold_is_told_once_until_there_was_more_room"]),
 ];
 
 #[rustfmt::skip]
 const LOG: &[Page] = &[
     (0x00, 0x00, "Supported Log Pages", "", &["logs::the_lists_name_what_is_served"]),
     (0x00, 0xff, "Supported Log Pages and Subpages", "", &["logs::the_lists_name_what_is_served"]),
+    (0x0c, 0, "Logical Block Provisioning", "images only; what the pool has available and in use, counted in MiB, and the percentage", &["thresholds::the_log_page_counts_what_there_is"]),
     (0x2f, 0, "Informational Exceptions", "none, and no temperature", &["logs::informational_exceptions_has_nothing_to_report"]),
 ];
 

@@ -166,7 +166,7 @@ fn block_limits_announce_the_limits() {
 
 #[test]
 fn provisioning_and_characteristics() {
-    assert_eq!(Bed::new().data(&vpd(0xb2)), [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);
+    assert_eq!(Bed::new().data(&vpd(0xb2)), [0, 0xb2, 0, 4, 11, 0xe4, 2, 20]);
     assert_eq!(Bed::thick().data(&vpd(0xb2)), [0, 0xb2, 0, 4, 0, 0, 0, 0]);
     let page = Bed::new().data(&vpd(0xb1));
     assert_eq!(page[..8], [0, 0xb1, 0, 0x3c, 0, 1, 0, 0x40], "WABEREQ 01b");

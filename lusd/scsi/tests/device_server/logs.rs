@@ -12,8 +12,8 @@ fn log_sense(page: u8, subpage: u8, pointer: u16) -> [u8; 10] {
 #[test]
 fn the_lists_name_what_is_served() {
     let bed = Bed::new();
-    assert_eq!(bed.data(&log_sense(0, 0, 0)), [0, 0, 0, 2, 0x00, 0x2f]);
-    assert_eq!(bed.data(&log_sense(0, 0xff, 0)), [0x40, 0xff, 0, 6, 0, 0, 0, 0xff, 0x2f, 0]);
+    assert_eq!(bed.data(&log_sense(0, 0, 0)), [0, 0, 0, 3, 0x00, 0x0c, 0x2f]);
+    assert_eq!(bed.data(&log_sense(0, 0xff, 0)), [0x40, 0xff, 0, 8, 0, 0, 0, 0xff, 0x0c, 0, 0x2f, 0]);
     for (page, subpage) in log_pages() {
         assert!(bed.plan(&log_sense(page, subpage, 0)).is_ok(), "{page:02x}/{subpage:02x}");
     }

@@ -15,4 +15,5 @@ mod primary;
 mod random;
 mod reservation;
 mod table;
+mod thresholds;
 mod well_known;

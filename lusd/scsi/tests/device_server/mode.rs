@@ -8,6 +8,9 @@ const CACHING: [u8; 20] = [0x08, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 const ERROR_RECOVERY: [u8; 12] = [0x01, 10, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const CONTROL: [u8; 12] = [0x0a, 10, 0x22, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1c, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// SITUA=0; enabled, a percentage, armed decreasing; of the available percentage; 20.
+const PROVISIONING: [u8; 24] =
+    [0x5c, 0x02, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x88, 0x03, 0, 0, 0, 0, 0, 20];
 
 fn control_extension() -> Vec<u8> {
     let mut page = vec![0x4a, 0x01, 0, 28, 0x01];
@@ -39,10 +42,11 @@ fn each_page_alone_and_all_together() {
     assert_eq!(pages(&bed, 0, 0x0a, 0), CONTROL);
     assert_eq!(pages(&bed, 0, 0x0a, 1), extension);
     assert_eq!(pages(&bed, 0, 0x1c, 0), EXCEPTIONS);
+    assert_eq!(pages(&bed, 0, 0x1c, 2), PROVISIONING);
     assert_eq!(pages(&bed, 0, 0x0a, 0xff), [&CONTROL[..], &extension].concat());
     assert_eq!(pages(&bed, 0, 0x08, 0xff), CACHING);
     assert_eq!(pages(&bed, 0, 0x3f, 0), [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &EXCEPTIONS].concat());
-    let all = [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &extension, &EXCEPTIONS].concat();
+    let all = [&ERROR_RECOVERY[..], &CACHING, &CONTROL, &extension, &EXCEPTIONS, &PROVISIONING].concat();
     assert_eq!(pages(&bed, 0, 0x3f, 0xff), all);
     assert_eq!(bed.data(&sense_10(0x08, 0x3f, 0xff))[8..], all);
     let mut not_asymmetric = extension;
@@ -50,7 +54,7 @@ fn each_page_alone_and_all_together() {
     assert_eq!(pages(&Bed::thick(), 0, 0x0a, 1), not_asymmetric, "IALUAE goes with target port groups");
     // What is told of is what is served.
     let served: Vec<_> = mode_pages().collect();
-    assert_eq!(served, [(0x01, 0), (0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0)]);
+    assert_eq!(served, [(0x01, 0), (0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0), (0x1c, 2)]);
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn pages_that_do_not_exist_are_refused() {
         assert_eq!(bed.error(&sense_6(false, 0, page, 0)), in_cdb(2, 5), "{page:02x}");
         assert_eq!(bed.error(&sense_10(0, page, 0xff)), in_cdb(2, 5), "{page:02x}");
     }
-    for (page, subpage) in [(0x01, 1), (0x0a, 2), (0x08, 1), (0x1c, 1), (0x3f, 2), (0x3f, 0xfe)] {
+    for (page, subpage) in [(0x01, 1), (0x0a, 2), (0x08, 1), (0x1c, 1), (0x3f, 1), (0x3f, 2), (0x3f, 0xfe)] {
         assert_eq!(bed.error(&sense_6(false, 0, page, subpage)), in_cdb(3, None));
         assert_eq!(bed.error(&sense_10(0, page, subpage)), in_cdb(3, None));
     }
