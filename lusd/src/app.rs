@@ -26,6 +26,7 @@ use crate::listener::{Bound, announced};
 use crate::lun::clients::{DataClient, DataClients};
 use crate::lun::fencer::Fencer;
 use crate::lun::owner::{PoolTurns, Shared};
+use crate::lun::room::Rooms;
 use crate::map::leader::{Driver, FenceAll};
 use crate::map::reconcile::Reconciler;
 use crate::map::register::{self, Over, Registration};
@@ -193,13 +194,15 @@ async fn start(
         fencer: fencer.clone(),
         clients: Arc::new(DataClients::new(image_options, key, store.clone(), fencer.clone(), clients)),
         turns: PoolTurns::new(config.open_parallel),
+        soft_threshold_percent: config.soft_threshold_percent,
         drain_timeout: config.drain_timeout,
         maps: follow.maps(),
         service: service.clone(),
     });
     let own =
         Own { id: config.id.clone(), group_tag: registration.group_tag, portals: config.portals.clone() };
-    let reconciler = Reconciler::start(shared.clone(), service.clone(), own, follow.clone());
+    let rooms = Rooms::follow(control.clone(), config.pool_usage_interval);
+    let reconciler = Reconciler::start(shared.clone(), service.clone(), own, follow.clone(), rooms);
     let mut first = reconciler.first.clone();
     let (fenced, _) = tokio::join!(
         register::fence_older(&store, &fencer, registration.to_fence.clone(), &config),

@@ -148,6 +148,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// LUs opened or closed at the same time.
     pub open_parallel: usize,
+    /// Percent of its pool's room that is available when hosts of a thin LU are told; 0 for never.
+    pub soft_threshold_percent: u8,
+    /// How often the monitors are asked for that.
+    pub pool_usage_interval: Duration,
     /// Bounds of the data path.
     pub limits: Limits,
     /// Name of the machine.
@@ -302,6 +306,8 @@ impl Config {
             blocklist_expire: Duration::ZERO,
             drain_timeout: Duration::ZERO,
             open_parallel: 1,
+            soft_threshold_percent: 0,
+            pool_usage_interval: Duration::ZERO,
             limits: Limits::default(),
             hostname: environment.hostname.clone(),
             settings,
@@ -377,6 +383,11 @@ impl Config {
         self.blocklist_expire = s.time("lus_blocklist_expire");
         self.drain_timeout = s.time("lus_drain_timeout");
         self.open_parallel = s.number("lus_open_parallel");
+        self.soft_threshold_percent = match s.number("lus_thin_threshold") {
+            0 => 0,
+            in_use => 100 - in_use as u8,
+        };
+        self.pool_usage_interval = s.time("lus_pool_usage_interval");
         if !s.text("lus_host_name").is_empty() {
             self.hostname = s.text("lus_host_name").to_owned();
         }

@@ -12,6 +12,7 @@ pub mod job;
 pub mod owner;
 pub mod ram;
 pub mod reserve;
+pub mod room;
 pub mod takeover;
 pub mod unit;
 pub mod work;

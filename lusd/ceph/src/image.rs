@@ -57,6 +57,7 @@ pub(crate) struct Inner {
     name: String,
     id: String,
     layout: Layout,
+    data_pool_id: i64,
     mode: OpenMode,
     /// None in unit tests only.
     pool: Option<Pool>,
@@ -191,6 +192,7 @@ impl Inner {
             name,
             id,
             layout: Layout { object_size: 0, stripe_unit: 0, stripe_count: 0 },
+            data_pool_id: -1,
             mode,
             pool,
             closed: watch::Sender::new(None),
@@ -257,6 +259,8 @@ impl Image {
         let mut inner = Inner::new(raw, name, String::new(), mode, Some(pool));
         inner.id = read_id(&inner)?;
         inner.layout = read_layout(&inner)?;
+        // SAFETY: live handle.
+        inner.data_pool_id = unsafe { sys::rbd_get_data_pool_id(inner.raw) };
         if writes {
             check_image_options(&inner)?;
         }
@@ -304,6 +308,11 @@ impl Image {
     /// How it is spread over objects.
     pub fn layout(&self) -> Layout {
         self.inner.layout
+    }
+
+    /// The number of the pool that holds its data: the image's own, unless it was created with another one for data. `None` if that pool is gone.
+    pub fn data_pool_id(&self) -> Option<i64> {
+        Some(self.inner.data_pool_id).filter(|id| *id >= 0)
     }
 
     /// Size in bytes, as of the last change of the header that this handle has seen. Free of cost.

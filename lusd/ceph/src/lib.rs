@@ -35,6 +35,7 @@ mod options;
 mod pool;
 mod raw_operation;
 mod reaper;
+mod usage;
 mod waiter;
 mod watch;
 
@@ -49,5 +50,6 @@ pub use io::{IO_MAX_BYTES, RANGE_MAX_BYTES, SubmitError, WRITE_MAX_BUFFERS};
 pub use operation::{ReadOp, ReadReply, Snapshot, Stat, WriteOp};
 pub use options::ClusterOptions;
 pub use pool::{Locker, Pool, READ_MAX_BYTES};
+pub use usage::PoolUsage;
 pub use waiter::QueueWaiter;
 pub use watch::{NOTIFY_MAX_BYTES, Notify, NotifyAck, NotifyReply, Watch, WatchEvent, WatcherId};

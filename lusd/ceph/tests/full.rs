@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use lusd_ceph::{Errno, Image};
+use lusd_ceph::{Cluster, CreateOptions, Errno, Image, OpenMode, Pool};
 use smallvec::smallvec;
 use support::{Waiter, connect, image, owned_image, pool_name, remove, unique};
 
@@ -24,6 +24,34 @@ async fn write(w: &Waiter, image: &Image, offset: u64) -> Result<u64, Errno> {
     w.one().await.result
 }
 
+/// An image whose data is in another pool says so.
+async fn check_data_pool(pool: &Pool, data_pool: &str, id: Option<i64>) {
+    let name = unique("data-pool");
+    let options = CreateOptions { data_pool: Some(data_pool.to_owned()), ..CreateOptions::default() };
+    pool.create_image(&name, OBJECT, options).await.unwrap();
+    let image = Image::open(pool, &name, OpenMode::ReadOnly).await.unwrap();
+    assert_eq!(image.data_pool_id(), id);
+    remove(pool, image).await;
+}
+
+/// A quota is room that the pool does not have; without it the pool has what its OSDs have.
+async fn check_usage(cluster: &Cluster, name: &str, id: i64) {
+    const QUOTA: u64 = 64 << 20;
+    let roomy = cluster.pool_usage().await.unwrap()[&id].available_bytes;
+    assert!(roomy > 2 * QUOTA, "{roomy}");
+    ceph(&["osd", "pool", "set-quota", name, "max_bytes", &QUOTA.to_string()]);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let usage = cluster.pool_usage().await.unwrap()[&id];
+        if usage.stored_bytes > 0 && usage.available_bytes + usage.stored_bytes == QUOTA {
+            break;
+        }
+        assert!(Instant::now() < end, "{usage:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ceph(&["osd", "pool", "set-quota", name, "max_bytes", "0"]);
+}
+
 #[tokio::test]
 async fn writes_to_a_full_pool_fail_and_disturb_nothing_else() {
     let name = unique("full");
@@ -35,9 +63,11 @@ async fn writes_to_a_full_pool_fail_and_disturb_nothing_else() {
     let (victim, other) =
         (owned_image(&full, "full", 256 * OBJECT).await, image(&roomy, "roomy", OBJECT).await);
     other.lock_acquire().await.unwrap();
+    check_data_pool(&roomy, &name, victim.data_pool_id()).await;
     let second = image(&full, "full", OBJECT).await;
     let w = Waiter::new();
     assert_eq!(write(&w, &victim, 0).await, Ok(0));
+    check_usage(&cluster, &name, victim.data_pool_id().expect("the pool")).await;
     ceph(&["osd", "pool", "set-quota", &name, "max_objects", "1"]);
     let (end, mut objects) = (Instant::now() + PATIENCE, 1);
     let error = loop {

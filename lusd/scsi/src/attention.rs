@@ -92,7 +92,7 @@ impl UnitAttention {
     }
 
     /// What a command is told. Of a threshold INFORMATION says which: the offset of its descriptor in the Logical Block Provisioning mode
-    /// page (SBC-4 4.7.3.8).
+    /// page (SBC-4).
     fn check(self) -> CheckCondition {
         let check = CheckCondition::new(self.code());
         match self {

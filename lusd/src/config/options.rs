@@ -139,6 +139,18 @@ pub const OPTIONS: &[OptionSpec] = &[
         "30",
         "SIGTERM: commands in flight have this long to end",
     ),
+    row(
+        "lus_thin_threshold",
+        Kind::Count(0, 99),
+        "80",
+        "percentage of its pool in use at which hosts of a thin LU are told (THIN PROVISIONING SOFT THRESHOLD REACHED); 0: never",
+    ),
+    row(
+        "lus_pool_usage_interval",
+        Kind::Seconds(1, 3600),
+        "30",
+        "the monitors are asked this often how full pools are",
+    ),
     row("lus_open_parallel", Kind::Count(1, 256), "32", "LUs that are opened or closed at the same time"),
     row("lus_host_name", Kind::Text, "", "name of this machine in the map; empty: the kernel's"),
     row("lus_log", Kind::Text, "info", "what is logged: LEVEL or TARGET=LEVEL, several separated by commas"),

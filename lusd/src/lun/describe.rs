@@ -1,6 +1,7 @@
 //! From the map's entry of an LU, and what its image is like, to the device that hosts see.
 
 use lus_map::{Backend, BlockSize, Lu};
+use lusd_ceph::Image;
 use lusd_scsi::{
     AccessState, Identity, IdentityError, Limits, LogicalUnit, LogicalUnitConfig, LogicalUnitError, Naa,
 };
@@ -12,12 +13,19 @@ pub struct Geometry {
     pub size: u64,
     /// Bytes of it that are together in one RADOS object: the whole object, but where the image is striped.
     pub object_size: u64,
+    /// The pool that they are in, by its number; `None` of a volatile LU, or while that is not known.
+    pub data_pool: Option<i64>,
 }
 
 /// Of an image that has not been seen: hosts find no medium of that size, and ask again when it is.
-const UNSEEN: Geometry = Geometry { size: 0, object_size: 4 << 20 };
+const UNSEEN: Geometry = Geometry { size: 0, object_size: 4 << 20, data_pool: None };
 
 impl Geometry {
+    /// Of an open image.
+    pub fn of_image(image: &Image) -> Self {
+        Self { size: image.size(), object_size: image.layout().contiguous(), data_pool: image.data_pool_id() }
+    }
+
     /// Of a volatile LU, or of an image that has not been seen.
     pub fn of_map(lu: &Lu) -> Self {
         Self { size: lu.backend.size_bytes().unwrap_or(0), ..UNSEEN }
@@ -50,14 +58,21 @@ pub enum DescribeError {
     Unit(#[from] LogicalUnitError),
 }
 
-/// The device, in state `access`.
+/// The device, in state `access`. Over a pool, hosts are told when no more than `soft_threshold_percent` of its room is available; 0 for never.
 ///
 /// # Errors
 /// [`DescribeError`].
-pub fn logical_unit(lu: &Lu, geometry: Geometry, access: AccessState) -> Result<LogicalUnit, DescribeError> {
+pub fn logical_unit(
+    lu: &Lu,
+    geometry: Geometry,
+    soft_threshold_percent: u8,
+    access: AccessState,
+) -> Result<LogicalUnit, DescribeError> {
     let mut config = LogicalUnitConfig::new(identity(lu)?, geometry.size);
     config.read_only = lu.read_only;
     config.thin = matches!(lu.backend, Backend::Rbd { .. } | Backend::Ram { .. });
+    config.soft_threshold_percent =
+        matches!(lu.backend, Backend::Rbd { .. }).then_some(soft_threshold_percent);
     config.block_size = match lu.block_size {
         BlockSize::B512 => lusd_scsi::BlockSize::B512,
         BlockSize::B4096 => lusd_scsi::BlockSize::B4096,
@@ -92,12 +107,13 @@ mod tests {
     #[test]
     fn what_hosts_see() {
         let lu = lu();
-        let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::Standby).unwrap();
+        let unit = logical_unit(&lu, Geometry::of_map(&lu), 20, AccessState::Standby).unwrap();
         assert_eq!((unit.capacity_bytes(), unit.blocks(), unit.is_thin()), (10 << 20, 20480, false));
         assert_eq!((unit.identity().serial(), unit.physical_block_exponent()), ("0123", 3));
+        assert_eq!(unit.soft_threshold_percent(), None, "there is no pool");
         let lu = Lu { block_size: BlockSize::B4096, wwn: Some("500a0b1234567890".parse().unwrap()), ..lu };
-        let geometry = Geometry { size: 1 << 20, object_size: 8 << 20 };
-        let unit = logical_unit(&lu, geometry, AccessState::Transitioning).unwrap();
+        let geometry = Geometry { size: 1 << 20, object_size: 8 << 20, data_pool: Some(3) };
+        let unit = logical_unit(&lu, geometry, 20, AccessState::Transitioning).unwrap();
         assert_eq!((unit.physical_block_exponent(), unit.limits().object_bytes), (0, 8 << 20));
         assert_eq!(unit.identity().naa().to_string(), "500a0b1234567890");
     }
@@ -112,7 +128,7 @@ mod tests {
         ] {
             let physical_block_size = PhysicalBlockSize::new(bytes).unwrap();
             let lu = Lu { block_size, physical_block_size, ..lu() };
-            let unit = logical_unit(&lu, Geometry::of_map(&lu), AccessState::Serving).unwrap();
+            let unit = logical_unit(&lu, Geometry::of_map(&lu), 20, AccessState::Serving).unwrap();
             assert_eq!(unit.physical_block_exponent(), exponent);
         }
     }

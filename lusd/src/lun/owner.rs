@@ -78,6 +78,8 @@ pub struct Shared {
     pub clients: Arc<DataClients>,
     /// Bounds what happens at the same time.
     pub turns: PoolTurns,
+    /// When hosts of thin LUs are told: percent of its pool's room that is available then; 0 for never.
+    pub soft_threshold_percent: u8,
     /// How long a gate may take to drain in order.
     pub drain_timeout: Duration,
     /// The map as it is followed.
@@ -318,9 +320,10 @@ impl Task {
 
     /// Makes the unit and shows it. `None`, and a line in the log, for an entry that cannot be shown.
     async fn make(&self, lu: &Lu, geometry: Geometry, access: AccessState) -> Option<Arc<Unit>> {
-        match describe::logical_unit(lu, geometry, access) {
+        match describe::logical_unit(lu, geometry, self.shared.soft_threshold_percent, access) {
             Ok(scsi) => {
                 let unit = Unit::new(lu.id, lu.name().to_string(), scsi, self.shared.shards);
+                unit.set_data_pool(geometry.data_pool);
                 // The reconciler reads these as long as it lives.
                 let _ = self.made.send((lu.id, unit.clone())).await;
                 Some(unit)
@@ -335,7 +338,7 @@ impl Task {
     /// The unit with the size of what is held; another one if the image has another shape than was seen.
     async fn fit(&self, unit: Arc<Unit>, lu: &Lu, held: &Held) -> Arc<Unit> {
         let geometry = match &held.image {
-            Some(image) => Geometry { size: image.size(), object_size: image.layout().contiguous() },
+            Some(image) => Geometry::of_image(image),
             None => Geometry::of_map(lu),
         };
         self.reshape(unit, lu, geometry, AccessState::Transitioning).await
@@ -347,6 +350,7 @@ impl Task {
         {
             return other;
         }
+        unit.set_data_pool(geometry.data_pool);
         self.resize(&unit, geometry.size);
         unit
     }
@@ -635,7 +639,7 @@ async fn look(
     let Some(spec) = image_of(&lu) else { return Ok(Geometry::of_map(&lu)) };
     let pool = control.pool(spec.pool(), Some(spec.namespace())).await?;
     let image = Image::open(&pool, spec.image(), OpenMode::ReadOnly).await?;
-    let geometry = Geometry { size: image.size(), object_size: image.layout().contiguous() };
+    let geometry = Geometry::of_image(&image);
     image.close().await?;
     Ok(geometry)
 }

@@ -1,6 +1,6 @@
 //! A logical unit as this daemon knows it: what SCSI says of it, its gate, and its backend while this daemon owns it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ pub struct Unit {
     /// Where requests to change its reservations wait.
     pub desk: Desk,
     backend: ArcSwapOption<Backend>,
+    /// Number of the pool that holds its blocks; [`NO_POOL`] while none is known.
+    data_pool: AtomicI64,
     /// Of the backend, while there is one.
     reads_into_buffers: AtomicBool,
     /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are ended.
@@ -47,6 +49,8 @@ struct Looks {
     wanted: Notify,
 }
 
+/// Numbers of pools begin at 1.
+const NO_POOL: i64 = -1;
 /// What was seen so lately is not looked at again because a host asks.
 pub const LOOK_FRESH: Duration = Duration::from_secs(2);
 
@@ -60,6 +64,7 @@ impl Unit {
             gate: Gate::new(shards),
             desk: Desk::default(),
             backend: ArcSwapOption::empty(),
+            data_pool: AtomicI64::new(NO_POOL),
             reads_into_buffers: AtomicBool::new(false),
             reset_generation: AtomicU64::new(0),
             ended_tasks_are_answered: AtomicBool::new(false),
@@ -138,6 +143,18 @@ impl Unit {
     #[inline]
     pub fn reads_into_buffers(&self) -> bool {
         self.reads_into_buffers.load(SeqCst)
+    }
+
+    /// The number of the pool that holds its blocks, where that is known.
+    pub fn data_pool(&self) -> Option<i64> {
+        Some(self.data_pool.load(SeqCst)).filter(|pool| *pool != NO_POOL)
+    }
+
+    /// Notes that; `None` changes nothing: what was seen of an image does not change.
+    pub fn set_data_pool(&self, pool: Option<i64>) {
+        if let Some(pool) = pool {
+            self.data_pool.store(pool, SeqCst);
+        }
     }
 
     /// A host asks for the size. If that is another daemon's to serve and was not looked at just now: wakes

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::view::{self, Own, Units, Viewer};
 use crate::lun::describe;
 use crate::lun::owner::{Made, Owner, Shared, State, Wanted};
+use crate::lun::room::Rooms;
 use crate::observe::service_map::Counts;
 use crate::service::Service;
 
@@ -37,8 +38,14 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Starts to follow `follow`.
-    pub fn start(shared: Arc<Shared>, service: Arc<Service>, own: Own, follow: Arc<MapWatch>) -> Self {
+    /// Starts to follow `follow`, and `rooms`.
+    pub fn start(
+        shared: Arc<Shared>,
+        service: Arc<Service>,
+        own: Own,
+        follow: Arc<MapWatch>,
+        rooms: Rooms,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (first_sender, first) = watch::channel(false);
         let (epoch_sender, epoch) = watch::channel(Epoch(0));
@@ -52,6 +59,7 @@ impl Reconciler {
             owners: HashMap::new(),
             ending: JoinSet::new(),
             units: Units::new(),
+            rooms,
             viewer: Viewer::default(),
             port_groups: Arc::default(),
             made: made_sender,
@@ -85,6 +93,7 @@ struct Following {
     /// Owners of LUs that are gone from the map.
     ending: JoinSet<()>,
     units: Units,
+    rooms: Rooms,
     viewer: Viewer,
     /// Target port groups of all daemons.
     port_groups: Arc<[PortGroup]>,
@@ -126,6 +135,7 @@ impl Following {
                     }
                     self.show(batch);
                 }
+                () = self.rooms.changed() => self.rooms.tell(&self.units),
                 Some(ended) = self.ending.join_next() => if let Err(error) = ended { warn!(%error, "an LU's task ended badly") },
                 _ = tick.tick() => self.count(),
             }
@@ -246,6 +256,7 @@ impl Following {
             }
             self.unseen.remove(&id);
         }
+        self.rooms.tell(self.units.iter().filter(|(id, _)| ids.contains(id)));
         let Some(map) = self.map.clone() else { return };
         let mapped = map.all_luns().filter(|mapping| ids.contains(&mapping.lu));
         let targets: BTreeSet<Iqn> = mapped.map(|mapping| mapping.target.clone()).collect();

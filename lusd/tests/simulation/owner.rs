@@ -78,8 +78,8 @@ async fn asked(check: &mut Option<Check>) -> Reply<bool> {
 
 /// The unit of an LU, as hosts see it through a daemon.
 pub(crate) fn offer(lu: usize, entry: &Lu, shards: usize) -> Arc<Offered> {
-    let geometry = Geometry { size: 1 << 30, object_size: 4 << 20 };
-    let scsi = describe::logical_unit(entry, geometry, AccessState::Standby).expect("a describable unit");
+    let geometry = Geometry { size: 1 << 30, object_size: 4 << 20, data_pool: None };
+    let scsi = describe::logical_unit(entry, geometry, 0, AccessState::Standby).expect("a describable unit");
     Arc::new(Offered::new(lu, Unit::new(entry.id, entry.name().to_string(), scsi, shards)))
 }
 

@@ -295,6 +295,7 @@ unsafe extern "C" {
         cb: Option<extern "C" fn(ofs: u64, len: size_t, exists: c_int, arg: *mut c_void) -> c_int>,
         arg: *mut c_void,
     ) -> c_int;
+    pub fn rbd_get_data_pool_id(image: rbd_image_t) -> i64;
     pub fn rbd_get_features(image: rbd_image_t, features: *mut u64) -> c_int;
     pub fn rbd_get_id(image: rbd_image_t, id: *mut c_char, id_len: size_t) -> c_int;
     pub fn rbd_get_size(image: rbd_image_t, size: *mut u64) -> c_int;

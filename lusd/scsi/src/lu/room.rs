@@ -1,4 +1,4 @@
-//! The room below a thin logical unit, and its soft threshold (SBC-4 4.7.3.8): hosts are told once when little is left.
+//! The room below a thin logical unit, and its soft threshold (SBC-4, "Logical block provisioning thresholds"): hosts are told once when little is left.
 //!
 //! One threshold, armed decreasing, a percentage of the room. It is reached when no more than that is left, and armed again when
 //! more than half the range above it is left, so that a value that goes to and fro at the threshold is told once.

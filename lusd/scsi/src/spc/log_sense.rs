@@ -109,7 +109,7 @@ fn informational_exceptions(_: &LogicalUnit) -> Option<Parameters> {
     Some(vec![(GENERAL, vec![0, 0, NO_TEMPERATURE])])
 }
 
-/// Logical Block Provisioning (SBC-4 6.4.5): the room below, which others use too; counted in threshold sets, and as a percentage.
+/// Logical Block Provisioning (SBC-4): the room below, which others use too; counted in threshold sets, and as a percentage.
 fn logical_block_provisioning(lu: &LogicalUnit) -> Option<Parameters> {
     const AVAILABLE_COUNT: u16 = 0x0001;
     const USED_COUNT: u16 = 0x0002;

@@ -138,7 +138,7 @@ fn has_thresholds(lu: &LogicalUnit) -> bool {
 /// Where the one threshold descriptor of the Logical Block Provisioning page begins.
 pub(crate) const THRESHOLD_DESCRIPTOR_AT: u64 = 16;
 
-/// Logical Block Provisioning (SBC-4 6.5.9): a soft threshold, armed decreasing, as a percentage of the room that is available; every nexus
+/// Logical Block Provisioning (SBC-4): a soft threshold, armed decreasing, as a percentage of the room that is available; every nexus
 /// is told (SITUA=0). It is the administrator's to set.
 fn provisioning(page: &mut [u8], lu: &LogicalUnit, _: ModeParameters) {
     const ENABLED: u8 = 0x80;
