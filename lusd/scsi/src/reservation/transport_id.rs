@@ -56,9 +56,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Specified, usize)> {
     Some((specified, HEADER_BYTES + additional))
 }
 
-/// iSCSI names are compared in lower case (RFC 7143 4.2.7.2).
+/// iSCSI names are compared in lower case (RFC 7143 4.2.7.2), in which a letter may take more bytes: what is kept has to fit.
 fn name(text: &str) -> Option<String> {
-    (!text.is_empty() && text.len() <= NAME_BYTES_MAX).then(|| text.to_lowercase())
+    let name = text.to_lowercase();
+    (!name.is_empty() && name.len() <= NAME_BYTES_MAX).then_some(name)
 }
 
 /// Hexadecimal digits of the six bytes; leading zeroes may be left out.
@@ -91,6 +92,20 @@ mod tests {
     fn a_device_has_no_isid() {
         let bytes = [&[0x05, 0, 0, 20][..], b"IQN.a:b\0\0\0\0\0\0\0\0\0\0\0\0\0", b"next"].concat();
         assert_eq!(decode(&bytes), Some((Specified::Device("iqn.a:b".into()), 24)));
+    }
+
+    #[test]
+    fn a_name_fits_in_lower_case_too() {
+        let device = |name: &str| {
+            let mut bytes = vec![0x05, 0, 0, 228];
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.resize(4 + 228, 0);
+            decode(&bytes)
+        };
+        assert_eq!(device(&"A".repeat(223)), Some((Specified::Device("a".repeat(223)), 232)));
+        assert_eq!(device(&"a".repeat(224)), None);
+        // Two bytes, and three in lower case.
+        assert_eq!(device(&"\u{130}".repeat(111)), None);
     }
 
     #[test]

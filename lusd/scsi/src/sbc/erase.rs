@@ -25,7 +25,10 @@ pub(crate) struct OverwriteList {
 
 /// The parameter list of a FORMAT UNIT that is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FormatList;
+pub(crate) struct FormatList {
+    /// LONGLIST: its header is the long one.
+    long: bool,
+}
 
 /// The pattern is at least a byte and at most a block; other lengths are refused at once.
 pub(crate) fn sanitize_overwrite(cdb: &Cdb, unit: Unit<'_>) -> Result<Plan, CheckCondition> {
@@ -103,8 +106,8 @@ pub(crate) fn format_unit(cdb: &Cdb, _unit: Unit<'_>) -> Result<Plan, CheckCondi
     if !cdb.flag(1, FMTDATA) {
         return Ok(erase(EraseKind::Format, false, None));
     }
-    let len = if cdb.flag(1, LONGLIST) { 8 } else { 4 };
-    Ok(Plan::parameters(ParametersKind::Format(FormatList), len))
+    let long = cdb.flag(1, LONGLIST);
+    Ok(Plan::parameters(ParametersKind::Format(FormatList { long }), if long { 8 } else { 4 }))
 }
 
 impl FormatList {
@@ -117,8 +120,8 @@ impl FormatList {
         const DEFECTS: u8 = 0x70;
         const IMMED: u8 = 0x02;
         let (lengths, length_at) = match data {
-            [_, _, high, low] => ([0, 0, *high, *low], 2),
-            [_, _, _, protection, lengths @ ..] if lengths.len() == 4 => {
+            [_, _, high, low] if !self.long => ([0, 0, *high, *low], 2),
+            [_, _, _, protection, lengths @ ..] if self.long && lengths.len() == 4 => {
                 if *protection != 0 {
                     return Err(CheckCondition::invalid_parameter(3, None));
                 }

@@ -83,8 +83,16 @@ fn block_erase_and_format_give_space_back() {
     assert_eq!(long([0, 0x02, 0, 0, 0, 0, 0, 0]), Ok(After::Block(format(true))));
     assert_eq!(long([0, 0, 0, 1, 0, 0, 0, 0]), Err(in_list(3, None)));
     assert_eq!(long([0, 0, 0, 0, 0, 0, 0, 8]), Err(in_list(4, None)));
-    let Step::Parameters(parameters) = bed.plan(&[4, 0x10, 0, 0, 0, 0]).unwrap().step else { panic!() };
-    assert_eq!(parameters.finish(bed.unit(), &[0; 3]), Err(fault(Fault::ParameterListLength)));
+    // Less comes than the header takes: nothing is erased, also where it is as long as the other header.
+    for (flags, lengths) in [(0x10, 0..4), (0x30, 0..8)] {
+        for len in lengths {
+            let Step::Parameters(parameters) = bed.plan(&[4, flags, 0, 0, 0, 0]).unwrap().step else {
+                panic!()
+            };
+            let refused = parameters.finish(bed.unit(), &[0; 8][..len]);
+            assert_eq!(refused, Err(fault(Fault::ParameterListLength)), "{flags:02x}, {len} bytes");
+        }
+    }
 }
 
 /// Sense key, ASC, ASCQ and progress of REQUEST SENSE.
