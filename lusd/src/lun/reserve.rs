@@ -39,6 +39,8 @@ pub struct Ask {
     pub nexus: NexusHandle,
     /// The unit's, when the command came.
     pub reset_generation: u64,
+    /// The nexus's, then: another one now means that PREEMPT AND ABORT ended the command.
+    pub aborts: u64,
     /// Its initiator has not given it up before this.
     pub before: Instant,
     /// Where the answer goes. Dropped without one, what became of it is not known.
@@ -127,7 +129,8 @@ impl Ask {
 
     /// Why it is not to be begun.
     fn is_over(&self, unit: &Unit) -> Option<Reply> {
-        if self.nexus.has_left() || self.reset_generation != unit.reset_generation() {
+        let ended = self.reset_generation != unit.reset_generation() || self.aborts != self.nexus.aborts();
+        if ended || self.nexus.has_left() {
             Some(Reply::Aborted)
         } else if Instant::now() > self.before {
             Some(Reply::Busy)
@@ -191,11 +194,15 @@ pub async fn carry_out(unit: &Unit, service: &Service, ask: Ask, keeper: &mut dy
             }
             Decision::Hold => {
                 let Some(barrier) = unit.gate.barrier().await else { break Reply::Displaced };
+                // What was under way may have taken long to end.
+                if let Some(reply) = ask.is_over(unit) {
+                    break reply;
+                }
                 unit.scsi.hold(&ask.nexus);
                 drop(barrier);
                 break Reply::Answer(Ok(()));
             }
-            Decision::Persist(change) => match make(unit, change, keeper).await {
+            Decision::Persist(change) => match make(unit, &ask, change, keeper).await {
                 Made::Stands => break Reply::Answer(Ok(())),
                 Made::Not(reply) => break reply,
                 Made::Otherwise => {}
@@ -217,9 +224,13 @@ enum Made {
     Lost,
 }
 
-async fn make(unit: &Unit, change: Change, keeper: &mut dyn Keeper) -> Made {
+async fn make(unit: &Unit, ask: &Ask, change: Change, keeper: &mut dyn Keeper) -> Made {
     let barrier = if change.narrows {
         let Some(barrier) = unit.gate.barrier().await else { return Made::Not(Reply::Displaced) };
+        // What was under way may have taken long to end.
+        if let Some(reply) = ask.is_over(unit) {
+            return Made::Not(reply);
+        }
         Some(barrier)
     } else {
         None

@@ -41,9 +41,9 @@ impl Bench {
 
     fn ask(&self, who: usize, request: ReserveRequest) -> (Ask, oneshot::Receiver<Reply>) {
         let (answer, answered) = oneshot::channel();
-        let nexus = self.nexuses[who].handle();
-        let before = Instant::now() + Duration::from_secs(60);
-        (Ask { request, nexus, reset_generation: self.unit.reset_generation(), before, answer }, answered)
+        let (nexus, reset_generation) = (self.nexuses[who].handle(), self.unit.reset_generation());
+        let (aborts, before) = (nexus.aborts(), Instant::now() + Duration::from_secs(60));
+        (Ask { request, nexus, reset_generation, aborts, before, answer }, answered)
     }
 
     async fn run(&self, who: usize, request: ReserveRequest, keeper: &mut dyn Keeper) -> Option<Reply> {
@@ -161,6 +161,55 @@ async fn asks_that_are_over_are_not_begun() {
     carry_out(&unit, &service, ask, &mut Volatile).await;
     assert_eq!(answered.await, Ok(Reply::Aborted), "its session has ended");
     assert_eq!(unit.scsi.reservations().generation, 0);
+}
+
+/// A host that was shut out does not come back by what it had sent before.
+#[tokio::test]
+async fn preempt_and_abort_ends_asks_that_wait() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
+    assert_eq!(bench.run(1, register(2), &mut Volatile).await, GOOD);
+    let (ask, answered) = bench.ask(1, register(3));
+    let preempt = Action::Preempt { key: 1, victim: 2, kind: None, abort: true };
+    assert_eq!(bench.run(0, ReserveRequest::Persistent(preempt), &mut Volatile).await, GOOD);
+    carry_out(&bench.unit, &bench.service, ask, &mut Volatile).await;
+    assert_eq!(answered.await, Ok(Reply::Aborted));
+    let state = bench.unit.scsi.reservations();
+    assert_eq!(state.registrations.iter().map(|own| own.key).collect::<Vec<_>>(), [1]);
+    assert_eq!(bench.run(1, register(3), &mut Volatile).await, GOOD, "what it sends afterwards counts");
+}
+
+/// What is under way may take long to end; until then much can have become of the ask.
+#[tokio::test]
+async fn asks_that_are_over_when_the_gate_is_drained_are_not_carried_out() {
+    for request in [reserve(1), ReserveRequest::Reserve] {
+        for reply in [Reply::Aborted, Reply::Busy] {
+            let bench = Bench::new();
+            let persistent = matches!(request, ReserveRequest::Persistent(_));
+            if persistent {
+                assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
+            }
+            let (ask, answered) = bench.ask(0, request.clone());
+            let late = Ask { before: Instant::now() + Duration::from_millis(20), ..ask };
+            let permit = bench.unit.gate.enter(0).unwrap();
+            let mut volatile = Volatile;
+            let carried = carry_out(&bench.unit, &bench.service, late, &mut volatile);
+            let ends = async {
+                tokio::task::yield_now().await;
+                assert_eq!(bench.unit.gate.enter(0).unwrap_err(), Refused::Held, "it waits for the gate");
+                match reply {
+                    Reply::Aborted => drop(bench.unit.raise_reset_generation()),
+                    _ => tokio::time::sleep(Duration::from_millis(30)).await,
+                }
+                let _ = bench.unit.gate.leave(permit);
+            };
+            tokio::join!(carried, ends);
+            assert_eq!(answered.await, Ok(reply));
+            assert_eq!(bench.unit.scsi.reservations().kind, None);
+            assert_eq!(bench.nexuses[1].access(), lusd_scsi::Access::Free);
+            assert!(bench.is_open());
+        }
+    }
 }
 
 #[tokio::test]

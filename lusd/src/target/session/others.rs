@@ -35,6 +35,7 @@ impl Session {
             request,
             nexus: slot.nexus.handle(),
             reset_generation: entry.reset_generation,
+            aborts: entry.aborts,
             before: entry.alive + cx.shard.service.limits.stall_bound,
             answer,
         });
