@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lusd_ceph::Image;
-use lusd_scsi::{EraseKind, Erasure, Operation, Range};
+use lusd_scsi::{CheckCondition, EraseKind, Erasure, Operation, Range};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
@@ -85,6 +85,39 @@ fn failed(kind: EraseKind) -> Operation {
     }
 }
 
+/// Begins the operation; what the unit was busy with before, or had not come through. `None`: there is nothing to be done. The caller is
+/// inside the gate, so that no erasure that begins meanwhile can end.
+///
+/// # Errors
+/// Another one is under way, or EXIT FAILURE MODE is not allowed: what the command is told.
+pub fn begin(unit: &Unit, kind: EraseKind) -> Result<Option<Operation>, CheckCondition> {
+    const SERVICE_ACTION_AT: (u16, Option<u8>) = (1, Some(4));
+    let before = unit.scsi.operation();
+    let operation = match (kind, before) {
+        (EraseKind::ExitFailureMode, Operation::None | Operation::FormatFailed) => return Ok(None),
+        (EraseKind::ExitFailureMode, Operation::SanitizeFailed { may_exit: false }) => {
+            let (byte, bit) = SERVICE_ACTION_AT;
+            return Err(CheckCondition::invalid_field(byte, bit));
+        }
+        // Also to leave the failure behind is one that has the unit for itself: the mark is not to be taken off that another has just put on.
+        (EraseKind::ExitFailureMode | EraseKind::Sanitize { .. }, _) => Operation::Sanitizing(0),
+        (EraseKind::Format, _) => Operation::Formatting(0),
+    };
+    unit.scsi.begin_operation(operation).map(|()| Some(before))
+}
+
+/// What the unit is told to be like when an erasure of `kind` has ended; `None` where that is another's to tell. Before its mark was on the
+/// image nothing was erased: all is as it was `before`.
+fn left(result: Result<(), Failure>, kind: EraseKind, marked: bool, before: Operation) -> Option<Operation> {
+    match result {
+        Ok(()) => Some(Operation::None),
+        // Who serves it next sees the mark.
+        Err(Failure::Revoked | Failure::Aborted) => None,
+        Err(_) if marked => Some(failed(kind)),
+        Err(_) => Some(before),
+    }
+}
+
 /// An erasure that is carried out.
 pub struct Erasing<'a> {
     /// Where its steps are done.
@@ -95,6 +128,8 @@ pub struct Erasing<'a> {
     pub unit: &'a Arc<Unit>,
     /// Under which it began: it goes on under no other.
     pub epoch: LuEpoch,
+    /// What [`begin`] says.
+    pub before: Operation,
     /// True while nothing may be submitted.
     pub isolated: &'a dyn Fn() -> bool,
 }
@@ -105,11 +140,9 @@ impl Erasing<'_> {
         let kind = erasure.kind;
         info!(lu = %self.unit.name, ?kind, "erasing begins");
         let result = self.carry_out(erasure, stage).await;
-        match result {
-            Ok(()) => self.unit.scsi.set_operation(Operation::None),
-            // Not ours to tell; who serves it next sees the mark.
-            Err(Failure::Revoked | Failure::Aborted) => {}
-            Err(_) => self.unit.scsi.set_operation(failed(kind)),
+        let marked = *stage.borrow() != Stage::Beginning;
+        if let Some(operation) = left(result, kind, marked, self.before) {
+            self.unit.scsi.set_operation(operation);
         }
         info!(lu = %self.unit.name, ?kind, ?result, "erasing ended");
         stage.send_replace(Stage::Ended(result));
@@ -210,5 +243,29 @@ fn piece(range: Range, pattern: Option<&Bytes>, thin: bool) -> Primitive {
             Primitive::WriteZeroes { offset, len, may_unmap: false }
         }
         Some(pattern) => Primitive::WriteSame { offset, len, pattern: pattern.clone() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SANITIZE: EraseKind = EraseKind::Sanitize { may_exit: false };
+
+    #[test]
+    fn what_was_not_begun_changes_nothing() {
+        let full = || Err(Failure::Backend(BackendError::NoSpace));
+        let failed = Operation::SanitizeFailed { may_exit: true };
+        for before in [Operation::None, failed, Operation::FormatFailed] {
+            assert_eq!(left(full(), SANITIZE, false, before), Some(before));
+            let after = Operation::SanitizeFailed { may_exit: false };
+            assert_eq!(left(full(), SANITIZE, true, before), Some(after));
+            assert_eq!(left(full(), EraseKind::Format, true, before), Some(Operation::FormatFailed));
+            assert_eq!(left(Ok(()), SANITIZE, true, before), Some(Operation::None));
+            for failure in [Failure::Revoked, Failure::Aborted] {
+                assert_eq!(left(Err(failure), SANITIZE, true, before), None);
+            }
+        }
+        assert_eq!(left(full(), EraseKind::ExitFailureMode, false, failed), Some(failed));
     }
 }

@@ -19,9 +19,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers, QueueWaiter};
 use lusd_iscsi::TaskTag;
-use lusd_scsi::{
-    BlockOp, CheckCondition, EraseKind, Erasure, ExtendedCopy, Fault, Operation, Range, lba_status,
-};
+use lusd_scsi::{BlockOp, CheckCondition, Erasure, ExtendedCopy, Fault, Operation, Range, lba_status};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, warn};
@@ -30,8 +28,8 @@ use super::connection;
 use super::memory::Charge;
 use crate::lun::backend::{BackendError, Submitted};
 use crate::lun::copy::{Copying, Place};
-use crate::lun::erase::{Erasing, Stage};
-use crate::lun::gate::{Permit, Refused};
+use crate::lun::erase::{self, Erasing, Stage};
+use crate::lun::gate::{LuEpoch, Permit, Refused};
 use crate::lun::job::{self, Entry, Failure, Job, Steps};
 use crate::lun::reserve::Reply;
 use crate::lun::unit::Unit;
@@ -431,11 +429,44 @@ impl Shard {
         self.stalls.get()
     }
 
-    /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
+    /// First passage of the gate.
     ///
-    /// The reset generation of `entry` is looked at again inside the gate: a reset raises the unit's before it takes its barrier, so either
+    /// The reset generation of the request is looked at again inside: a reset raises the unit's before it takes its barrier, so either
     /// the barrier waits for the operation, or the operation sees that its task has ended. In the same way `look` is asked there whether
-    /// the task may still begin: reservations change while a barrier is held.
+    /// the task may still begin (reservations change while a barrier is held), and whether the medium is being erased.
+    #[inline(always)]
+    fn enter(
+        &self,
+        unit: &Unit,
+        Request { work, entry, .. }: &Request,
+        waker: &Arc<Notify>,
+        look: impl FnOnce(&BlockOp) -> Option<Outcome>,
+    ) -> Result<Permit, Started> {
+        let entered = match work.op.alone() {
+            None => unit.gate.enter_on(self.index, work.op.ranges(), waker),
+            Some(range) => unit.gate.enter_alone(self.index, range, waker),
+        };
+        let permit = match entered {
+            Ok(permit) => permit,
+            Err(Refused::Held) => return Err(Started::Held),
+            Err(Refused::Shut) => return Err(Started::Shut),
+        };
+        let refusal = if entry.is_ended(unit) {
+            Some(Outcome::Aborted)
+        } else if let Some(outcome) = look(&work.op) {
+            Some(outcome)
+        } else if unit.scsi.operation() != Operation::None {
+            unit.scsi.admit(&work.op).err().map(Outcome::Check)
+        } else {
+            None
+        };
+        let Some(outcome) = refusal else { return Ok(permit) };
+        // Nothing was submitted, so there is no outcome that the verdict could be about.
+        let _ = unit.gate.leave(permit);
+        Err(Started::Done(outcome))
+    }
+
+    /// First passage of the gate, then submit. An outcome that comes at once has passed the gate twice.
     pub fn start(
         &self,
         unit: &Arc<Unit>,
@@ -444,39 +475,27 @@ impl Shard {
         tag: TaskTag,
         look: impl FnOnce(&BlockOp) -> Option<Outcome>,
     ) -> Started {
-        let Request { work, charge, entry } = request;
         if self.service.is_isolated() {
             return Started::Held;
         }
-        if let BlockOp::Erase(erasure) = &work.op {
-            return self.start_erasure(unit, (**erasure).clone(), inbox, tag, *entry);
-        }
-        let alone = work.op.alone();
-        let entered = match alone {
-            None => unit.gate.enter_on(self.index, work.op.ranges(), &inbox.notify),
-            Some(range) => unit.gate.enter_alone(self.index, range, &inbox.notify),
-        };
-        let permit = match entered {
+        let permit = match self.enter(unit, request, &inbox.notify, look) {
             Ok(permit) => permit,
-            Err(Refused::Held) => return Started::Held,
-            Err(Refused::Shut) => return Started::Shut,
+            Err(started) => return started,
         };
-        if entry.is_ended(unit) {
-            // Nothing was submitted, so there is no outcome that the verdict could be about.
-            let _ = unit.gate.leave(permit);
-            return Started::Done(Outcome::Aborted);
-        }
-        if let Some(outcome) = look(&work.op) {
-            let _ = unit.gate.leave(permit);
-            return Started::Done(outcome);
-        }
+        let Request { work, charge, entry } = request;
         if let BlockOp::LbaStatus { range, allocation_length } = work.op {
             self.spawn_look(unit, permit, (range, allocation_length), inbox, tag, *entry);
             return Started::Pending;
         }
-        if alone.is_some() {
+        if work.op.alone().is_some() {
             self.spawn_alone(unit, permit, request, inbox, tag);
             return Started::Pending;
+        }
+        if let BlockOp::Erase(erasure) = &work.op {
+            let started = self.start_erasure(unit, permit.epoch(), (**erasure).clone(), inbox, tag, *entry);
+            // It was inside until it had begun: resets and reservations come before that or after it.
+            let _ = unit.gate.leave(permit);
+            return started;
         }
         let (parts, then) = work.first();
         let mut op = Op {
@@ -562,22 +581,17 @@ impl Shard {
     fn start_erasure(
         &self,
         unit: &Arc<Unit>,
+        epoch: LuEpoch,
         erasure: Erasure,
         inbox: &Rc<Inbox>,
         tag: TaskTag,
         entry: Entry,
     ) -> Started {
-        // Before it begins: who serves the unit anew says what is known of it then.
-        let epoch = unit.gate.epoch();
-        let begun = match erasure.kind {
-            // It stays failed until the mark is off.
-            EraseKind::ExitFailureMode => Ok(()),
-            EraseKind::Format => unit.scsi.begin_operation(Operation::Formatting(0)),
-            EraseKind::Sanitize { .. } => unit.scsi.begin_operation(Operation::Sanitizing(0)),
+        let before = match erase::begin(unit, erasure.kind) {
+            Ok(Some(before)) => before,
+            Ok(None) => return Started::Done(Outcome::Done(Ok(Bytes::new()))),
+            Err(check) => return Started::Done(Outcome::Check(check)),
         };
-        if let Err(check) = begun {
-            return Started::Done(Outcome::Check(check));
-        }
         let shard = self.me.upgrade().expect("lives while it is used");
         let (immediate, stage) = (erasure.immediate, watch::Sender::new(Stage::Beginning));
         let mut seen = stage.subscribe();
@@ -587,7 +601,7 @@ impl Shard {
         tokio::task::spawn_local(async move {
             let isolated = || shard.service.is_isolated();
             let (steps, index) = (&shard.steps, shard.index);
-            let erasing = Erasing { steps, shard: index, unit: &erased, epoch, isolated: &isolated };
+            let erasing = Erasing { steps, shard: index, unit: &erased, epoch, before, isolated: &isolated };
             erasing.run(&erasure, &stage).await;
             shard.connections.set(shard.connections.get() - 1);
             shard.idle.notify_one();
@@ -603,10 +617,10 @@ impl Shard {
                     Stage::Ended(Ok(())) => break Outcome::Done(Ok(Bytes::new())),
                     // Not served here any more, with nobody's fault.
                     Stage::Ended(Err(Failure::Aborted)) => break Outcome::Check(unit.scsi.displaced(None)),
-                    Stage::Ended(Err(Failure::Backend(_))) => {
-                        let check = unit.scsi.operation().check();
-                        break Outcome::Check(check.unwrap_or(Fault::Write.into()));
-                    }
+                    Stage::Ended(Err(Failure::Backend(error))) => match unit.scsi.operation().check() {
+                        Some(check) => break Outcome::Check(check),
+                        None => break Outcome::Done(Err(error)),
+                    },
                     Stage::Ended(Err(failure)) => break failure.into(),
                     _ if inbox.closed.get() || stopped.get() || entry.is_ended(&unit) => {
                         break Outcome::Aborted;
@@ -781,8 +795,42 @@ fn worse(a: Option<BackendError>, b: BackendError) -> Option<BackendError> {
 
 #[cfg(test)]
 mod tests {
+    use lusd_scsi::{AccessState, Identity, LogicalUnit, LogicalUnitConfig};
+
     use super::*;
+    use crate::lun::backend::Backend;
+    use crate::lun::ram::RamStore;
     use crate::service::Limits;
+
+    /// A write was admitted; before it enters the gate somebody begins to erase, finds nothing inside, and goes on.
+    #[test]
+    fn what_enters_after_an_erasure_has_begun_does_not_begin() {
+        const CAPACITY: u64 = 1 << 20;
+        let config = LogicalUnitConfig::new(Identity::new([7; 16]), CAPACITY);
+        let scsi = LogicalUnit::new(config, AccessState::BecomingReady).unwrap();
+        let unit = Unit::new(lus_map::LuId(uuid::Uuid::from_u128(7)), "ram:x".to_owned(), scsi, 1);
+        unit.serve(LuEpoch(1), Arc::new(Backend::Ram(RamStore::new(CAPACITY))));
+        let service = Service::new(Limits::default(), 1);
+        let shard = Shard::new(0, service, CompletionQueue::new().unwrap());
+        let op = BlockOp::Write { range: Range { offset: 0, len: 512 }, fua: false };
+        assert_eq!(unit.scsi.admit(&op), Ok(()));
+        let entry = Entry { reset_generation: 0, aborts: 0, alive: Instant::now() };
+        let work = Work { op, data: Bytes::from_static(&[7; 512]) };
+        let request = Request { work, charge: None, entry };
+        let enter = || shard.enter(&unit, &request, &Arc::default(), |_| None);
+        unit.scsi.begin_operation(Operation::Sanitizing(0)).unwrap();
+        match enter() {
+            Err(Started::Done(Outcome::Check(check))) => {
+                assert_eq!((check.code.asc, check.code.ascq), (4, 0x1b));
+            }
+            Err(_) => panic!("refused for something else"),
+            Ok(permit) => panic!("let into what is being erased: {permit:?}"),
+        }
+        assert_eq!(unit.gate.inside(), 0);
+        unit.scsi.set_operation(Operation::None);
+        let permit = enter().unwrap_or_else(|_| panic!("nothing is in its way"));
+        let _ = unit.gate.leave(permit);
+    }
 
     #[test]
     fn a_shard_that_stood_still_is_found_by_whoever_runs_first() {

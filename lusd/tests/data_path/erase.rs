@@ -5,6 +5,9 @@ use lusd_scsi::{AccessState, Operation};
 
 use crate::gateway::{Gateway, OTHER_HOST, limits, until};
 use crate::initiator::{Command, Initiator, pattern, tmf};
+use crate::reservations::{
+    PREEMPT_AND_ABORT, REGISTER, REGISTRANTS_ONLY, RESERVE, conflicts, held_back, out,
+};
 
 const IN_PROGRESS: (u8, u8, u8) = (2, 0x04, 0x1b);
 const FAILED: (u8, u8, u8) = (3, 0x31, 0x03);
@@ -81,12 +84,12 @@ fn it_goes_on_whatever_becomes_of_the_session() {
 fn a_reset_does_not_end_it() {
     let (gateway, unit) = Gateway::with_ram(limits(), 2);
     let mut host = gateway.session();
-    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    let permit = unit.gate.enter(1).unwrap();
     host.submit(&block_erase(0));
     until("it has begun", || unit.scsi.operation().is_under_way());
     let reset = host.submit_tmf(tmf::LOGICAL_UNIT_RESET, 0, 0xffff_ffff);
     host.ping();
-    drop(barrier);
+    unit.gate.leave(permit);
     assert_eq!(host.tmf_answer(reset), 0);
     until("it has ended", || unit.scsi.operation() == Operation::None);
     host.clear_attentions(0);
@@ -124,4 +127,57 @@ fn what_is_half_erased_does_not_look_erased() {
     host.run(&block_erase(0)).good();
     reads_as(&mut host, &[0; 512]);
     assert_eq!(unit.gate.inside(), 0);
+}
+
+/// Both are planned while the failure stands. Whoever leaves it behind must not take another's mark off, nor call the medium erased.
+#[test]
+fn one_leaves_the_failure_behind_or_another_erases() {
+    for exit_first in [true, false] {
+        let (gateway, unit) = Gateway::with_ram(limits(), 2);
+        let mut host = gateway.session();
+        unit.scsi.set_operation(Operation::SanitizeFailed { may_exit: true });
+        let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+        let (exit, erase) = (Command::new(&[0x48, 0x1f]), overwrite(0, 1, &[0x55]));
+        let order = if exit_first { [exit, erase] } else { [erase, exit] };
+        let tags = order.map(|command| host.submit(&command));
+        host.stays_quiet();
+        drop(barrier);
+        gateway.service.sessions.wake_all();
+        assert_eq!(host.answer(tags[1]).code(), IN_PROGRESS);
+        host.answer(tags[0]).good();
+        assert_eq!(unit.scsi.operation(), Operation::None);
+        reads_as(&mut host, &[if exit_first { 0 } else { 0x55 }; 512]);
+    }
+}
+
+/// What waited for its turn looks at the reservation that was made meanwhile, as any other command does.
+#[test]
+fn a_reservation_keeps_others_from_erasing() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let (mut host, mut other) = (gateway.session(), gateway.session_of(OTHER_HOST, ""));
+    host.run(&Command::write(0, &pattern(1, 4096))).good();
+    for initiator in [&mut host, &mut other] {
+        initiator.run(&out(REGISTER, 0, 0, 1)).good();
+    }
+    let erasures = [block_erase(0), overwrite(0, 1, &[0xaa]), Command::new(&[0x04])];
+    for erasure in &erasures {
+        let r2t = held_back(&mut other, &Command::write(64, &pattern(2, 4096)));
+        let task = other.submit(&erasure.clone().ordered());
+        other.stays_quiet();
+        host.run(&out(RESERVE, 1, 1, 0)).good();
+        other.answer_r2t(&r2t);
+        assert!(conflicts(&other.answer(r2t.tag())));
+        assert!(conflicts(&other.answer(task)), "{erasure:?}");
+        host.run(&out(crate::reservations::RELEASE, 1, 1, 0)).good();
+    }
+    // A host that was shut out does not erase by what it had sent before.
+    let r2t = held_back(&mut other, &Command::write(64, &pattern(2, 4096)));
+    other.submit(&block_erase(0).ordered());
+    other.stays_quiet();
+    host.run(&out(REGISTER, 0, 1, 3)).good();
+    host.run(&out(PREEMPT_AND_ABORT, REGISTRANTS_ONLY, 3, 1)).good();
+    other.answer_r2t(&r2t);
+    other.stays_quiet();
+    assert_eq!((unit.scsi.operation(), unit.gate.inside()), (Operation::None, 0));
+    assert!(host.run(&Command::read(0, 8)).good().data == pattern(1, 4096));
 }

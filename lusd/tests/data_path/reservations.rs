@@ -50,7 +50,7 @@ fn two(gateway: &Gateway) -> (Initiator, Initiator) {
 }
 
 /// Sends a command without its data; returns what asks for it.
-fn held_back(host: &mut Initiator, command: &Command) -> Pdu {
+pub(crate) fn held_back(host: &mut Initiator, command: &Command) -> Pdu {
     host.answers_r2t = false;
     host.submit(command);
     host.ping();
