@@ -123,7 +123,7 @@ class Node:
         listed = self.guest.read(
             "cd /sys/class/iscsi_session; shopt -s nullglob; for s in session*; do c=($s/device/connection*/iscsi_connection/*);"
             " read -r i <$s/ifacename && read -r t <$s/targetname && read -r a <$c/persistent_address && read -r p <$c/persistent_port || continue;"
-            f' [ "$i $t $a:$p" = "{self.iface} {self.iqn} {self.portal}" ] || continue;'
+            f' case $a in *:*) a="[$a]";; esac; [ "$i $t $a:$p" = "{self.iface} {self.iqn} {self.portal}" ] || continue;'
             f" for d in $s/device/target*/*:{lun}/block/*; do echo ${{s#session}} ${{d##*/}}; done; done"
         )
         found = sorted((int(number), name) for number, name in re.findall(r"^(\d+) (\w+)$", listed, re.M))

@@ -35,6 +35,7 @@ DEFAULTS = {
     "conf": {},
     "port_base": PORT_BASE,
     "portals": 1,
+    "addresses": [],
     "cuts": False,
     "hosts": {},
     "data_dir": "/var/lib/ceph/lus",
@@ -74,7 +75,10 @@ def task(ctx, config):
                             who needs an erasure coded one makes it first (`exec`)
         conf: {}            options of lusd
         port_base: 3260     portal of the first daemon of a machine; the next ones follow
-        portals: 1          of each daemon, at its address, one port beside the other
+        portals: 1          of each daemon, at each of its addresses, one port beside the
+                            other
+        addresses: []       of each daemon's machine, beside the one that it is reached by:
+                            "::1" where it is the hosts' machine, too
         data_dir, log_dir, pid_dir
         cuts: false         daemons are to be cut off from their networks; each must then
                             be alone on its machine, and have an entry in `hosts`
@@ -388,7 +392,7 @@ def _prepare(ctx, config, id_, remote, port):
     remote.run(args=["sudo", "mkdir", "-p", data_dir, config["log_dir"], config["pid_dir"]])
     remote.sudo_write_file(data_dir + "/keyring", keyring, mode="0600")
     host = config["hosts"].get(id_, {}) if config["cuts"] else {}
-    portals = [f"{host.get('address', remote.ip_address)}:{port + number}" for number in range(config["portals"])]
+    portals = _portals(config, host.get("address", remote.ip_address), port)
     flags = {
         "--keyring": data_dir + "/keyring",
         "--lus-portal": ",".join(portals),
@@ -400,6 +404,14 @@ def _prepare(ctx, config, id_, remote, port):
     args = ["sudo", "adjust-ulimits", "ceph-coverage", coverage, "daemon-helper", "term"]
     args += host.get("enter", []) + ["lusd", "-f", "--cluster", "ceph", "-i", id_]
     return {"remote": remote, "portal": portals[0], "host": host, "is_cut": False, "args": args + [word for flag in flags.items() for word in flag]}
+
+
+def _portals(config, address, port):
+    """
+    Where a daemon listens: at its machine's address and all others the same ports
+    """
+    hosts = [f"[{name}]" if ":" in name else name for name in [address] + config["addresses"]]
+    return [f"{host}:{port + number}" for host in hosts for number in range(config["portals"])]
 
 
 @contextlib.contextmanager

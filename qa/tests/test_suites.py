@@ -181,6 +181,11 @@ class Daemons(unittest.TestCase):
         ports = {id_: port for id_, (_, port) in lusd._roles(ctx, dict(lusd.DEFAULTS, port_base=5000, portals=3)).items()}
         self.assertEqual(ports, {"a": 5000, "b": 5003, "c": 5000})
 
+    def test_each_address_of_a_daemon_has_its_portals(self):
+        config = dict(lusd.DEFAULTS, portals=2, addresses=["::1"])
+        self.assertEqual(lusd._portals(config, "192.0.2.1", 5000), ["192.0.2.1:5000", "192.0.2.1:5001", "[::1]:5000", "[::1]:5001"])
+        self.assertEqual(lusd._portals(lusd.DEFAULTS, "2001:db8::1", 5000), ["[2001:db8::1]:5000"])
+
     def test_a_daemon_that_nobody_can_cut_off_is_not(self):
         ctx = types.SimpleNamespace(lusd={"a": {"host": {}}})
         for id_, where in (("a", "ceph"), ("a", "nowhere"), ("b", "ceph")):

@@ -20,8 +20,9 @@ import tempfile
 from ui import Failure, progress
 from vm import CACHE, HERE, loader
 
-# The guest's network. QEMU's own default could be somebody's network of portals; this one is for benchmarks (RFC 2544), and nobody's.
+# The guest's networks. QEMU's own defaults could be somebody's networks of portals; these are nobody's: one for benchmarks (RFC 2544), one that is routed nowhere (RFC 4193).
 NET = "198.19.255"
+NET6 = "fd4c:5553:ff"
 WANTED = (
     "bash coreutils util-linux mount grep sed mawk diffutils findutils procps psmisc kmod udev dmsetup iproute2 libc-bin busybox-static qemu-guest-agent "
     "open-iscsi multipath-tools kpartx sg3-utils sg3-utils-udev lsscsi e2fsprogs fio"
@@ -36,7 +37,7 @@ NOT_UNPACKED = ("./usr/share/*", "./boot/System.map*", "./lib/systemd/system/*",
 FIRST_MODULES = "virtio_pci virtio_blk ext4 crc32c_generic".split()
 MODULES = (
     "virtio_net virtio_console virtio_rng iscsi_tcp sd_mod sg scsi_dh_alua dm_mod dm_multipath dm_service_time dm_round_robin dm_queue_length "
-    "crc32c_intel crc32_pclmul crct10dif_pclmul"
+    "sch_ingress cls_u32 act_mirred crc32c_intel crc32_pclmul crct10dif_pclmul"
 ).split()
 # What must run in the guest: it is seen at once whether a library is missing.
 PROGRAMS = "iscsid iscsiadm multipathd multipath fio sg_inq sg_rtpg mkfs.ext4 e2fsck debugfs udevadm qemu-ga timeout".split()
@@ -161,7 +162,7 @@ def _settle(root):
         (root / link).symlink_to(to)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
     (root / "etc/group").write_text("".join(f"{name}:x:{number}:\n" for name, number in GROUPS.items()))
-    (root / "init").write_text((HERE / "guest" / "init").read_text().replace("NET.", f"{NET}."))
+    (root / "init").write_text((HERE / "guest" / "init").read_text().replace("NET.", f"{NET}.").replace("NET6:", f"{NET6}:"))
     (root / "init").chmod(0o755)
     (root / "etc/iscsi/initiatorname.iscsi").write_text("InitiatorName=iqn.1993-08.org.debian:01:lus-host\n")
     _run(["chroot", root, "ldconfig"])

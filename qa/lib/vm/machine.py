@@ -16,7 +16,7 @@ import time
 import ui
 from ui import Failure, progress
 from vm import CACHE, agent
-from vm.image import NET, image
+from vm.image import NET, NET6, image
 from vm.loader import KERNEL_OPTIONS
 
 QEMU = "qemu-system-x86_64"
@@ -136,7 +136,7 @@ def _words(made, kind, memory, disk):
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "pc", "-accel", ACCELERATOR[kind], "-cpu", PROCESSOR[kind], "-m", str(memory)),
         *(_boots_by_itself(disk) if disk else _is_booted(made)),
-        *("-netdev", f"user,id=net,ipv6=off,net={NET}.0/24,host={NET}.2,dns={NET}.3", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-netdev", f"user,id=net,net={NET}.0/24,host={NET}.2,dns={NET}.3,ipv6-net={NET6}::/64,ipv6-host={NET6}::2,ipv6-dns={NET6}::3", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-chardev", "file,id=console,path=console", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-device", "virtio-rng-pci"),
         *("-chardev", "pipe,id=agent,path=agent", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),

@@ -25,7 +25,7 @@ A Linux host with Debian's own kernel, open-iscsi, multipath-tools, sg3-utils, e
     qa/vm disk FILE                   writes a raw disk with the same system and a boot loader; `qa/vm up --disk driver=file,filename=FILE DIR` boots from it
     qa/vm build                       only makes the image, which the others do when they must (once, root, a minute)
 
-Whatever address the guest connects to, this machine connects to in its stead: a portal is the same inside and outside, 127.0.0.1:3260 and other networks' alike.
+Whatever address the guest connects to, this machine connects to in its stead: a portal is the same inside and outside, 127.0.0.1:3260, [::1]:3260 and other networks' alike.
 Nothing can connect to the guest. What it writes to its root disk is gone when it ends.
 
 Exit status: the command's; 124 if it did not end within --timeout; 125 if the machine did not start, or does not answer.

@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -Bs
 """What a Debian host does with a disk for good: an ext4 is made, filled until no more fits, and checked; what is removed is trimmed and leaves the pool; the disk grows
-while the file system is mounted. What the host reads and what librbd exports is the same.
+while the file system is mounted. What the host reads and what librbd exports is the same. With blocks of 512 bytes, and but for the growth of 4096.
 
 Environment: none. Takes root where it runs (the image of the virtual machine is made once)."""
 
@@ -14,6 +14,7 @@ import guest  # noqa: E402
 import qa  # noqa: E402
 
 NAME, IMAGE = "kernel-disk", "rbd/qa-kernel-disk"
+BLOCKS, GROWN_BLOCK = (512, 4096), 512
 MIB, GROWN_MIB = 48, 80
 FILE_MIB = 3
 # What the image takes at least when it is full, and at most with one file left: objects of 4 MiB that a file, the journal or tables are in stay.
@@ -52,8 +53,8 @@ def check_file_system(machine, device, count):
     machine.do(f"umount {MOUNT}; e2fsck -fn {device}; mount -o errors=remount-ro {device} {MOUNT}; cd {MOUNT}; sha256sum --check --quiet /run/sums; [ $(wc -l </run/sums) = {count} ]")
 
 
-def check_fill(cluster, machine, device):
-    machine.do(f"mkfs.ext4 -q -F -b 4096 {device}; mkdir -p {MOUNT}; mount -o errors=remount-ro {device} {MOUNT}; : >/run/sums")
+def check_fill(cluster, machine, device, block):
+    machine.do(f"[ $(blockdev --getss {device}) = {block} ]; mkfs.ext4 -q -F -b 4096 {device}; mkdir -p {MOUNT}; mount -o errors=remount-ro {device} {MOUNT}; : >/run/sums")
     count = int(machine.read(f"{FILL}fill 0"))
     qa.require(count * FILE_MIB > MIB / 2, f"only {count} files of {FILE_MIB} MiB fit on a disk of {MIB} MiB")
     check_file_system(machine, device, count)
@@ -86,19 +87,28 @@ def check_growth(cluster, machine, device):
     qa.say(f"grown to {GROWN_MIB} MiB under a mounted file system: {count} files, clean, and each is right")
 
 
-def main():
-    cluster = qa.Cluster.given()
-    with cluster.target(NAME) as target, guest.initiator() as machine:
-        target.create(IMAGE, f"{MIB}M")
+def check_disk(cluster, machine, block):
+    """A disk with blocks of this many bytes."""
+    with cluster.target(NAME) as target:
+        target.create(IMAGE, f"{MIB}M", "--block-size", str(block))
         node = guest.Node(machine, target.iqn, cluster.portals[0])
         node.discover()
         node.login()
         device = node.disk()
-        check_fill(cluster, machine, device)
+        qa.say(f"blocks of {block} bytes")
+        check_fill(cluster, machine, device, block)
         check_trim(cluster, machine, device)
-        check_growth(cluster, machine, device)
+        if block == GROWN_BLOCK:
+            check_growth(cluster, machine, device)
         machine.do(f"umount {MOUNT}")
         node.logout()
+
+
+def main():
+    cluster = qa.Cluster.given()
+    with guest.initiator() as machine:
+        for block in BLOCKS:
+            check_disk(cluster, machine, block)
 
 
 qa.run_check(main)
