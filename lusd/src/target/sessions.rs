@@ -94,6 +94,11 @@ impl ConnectionHandle {
         self.notify.notify_one();
     }
 
+    /// Whether nothing of the connection can take effect any more.
+    pub fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
     /// Waits until nothing of the connection can take effect any more.
     pub async fn gone(&self) {
         let mut gone = self.gone.subscribe();
@@ -111,7 +116,7 @@ pub struct Sessions {
     /// Sockets that are not closed.
     sockets: watch::Sender<usize>,
     connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
-    /// Ended, but with operations under way.
+    /// Ended, or about to, with operations under way.
     lingering: Mutex<HashMap<u64, (Nexus, Arc<ConnectionHandle>)>>,
     nexuses: Mutex<HashMap<Nexus, Place>>,
     logins: Mutex<Logins>,
@@ -212,9 +217,7 @@ impl Sessions {
         let before: Vec<_> =
             place.members.extract_if(.., |(cid, _)| *cid == seat.cid).map(|(_, handle)| handle).collect();
         place.members.push((seat.cid, handle.clone()));
-        for older in &before {
-            older.ask(Stop::Reset);
-        }
+        self.displace(nexus, &before);
         Some(before)
     }
 
@@ -227,24 +230,32 @@ impl Sessions {
         seat: Seat,
     ) -> Vec<Arc<ConnectionHandle>> {
         let same = |other: &Nexus| other.initiator == nexus.initiator && other.target == nexus.target;
-        let mut before: Vec<_> = lock(&self.lingering)
-            .values()
-            .filter(|(other, _)| same(other))
-            .map(|(_, handle)| handle.clone())
-            .collect();
         let place = Place { tsih: seat.tsih, shard: seat.shard, members: vec![(seat.cid, handle.clone())] };
-        if let Some(older) = lock(&self.nexuses).insert(nexus, place) {
-            for (_, holder) in older.members {
-                holder.ask(Stop::Reset);
-                before.push(holder);
-            }
-        }
-        before
+        let mut nexuses = lock(&self.nexuses);
+        let older = nexuses.insert(nexus.clone(), place).map(|older| older.members).unwrap_or_default();
+        let older: Vec<_> = older.into_iter().map(|(_, holder)| holder).collect();
+        self.displace(&nexus, &older);
+        let lingering = lock(&self.lingering);
+        let left = lingering.values().filter(|(other, _)| same(other));
+        left.map(|(_, handle)| handle.clone()).collect()
     }
 
-    /// The connection has ended, but operations of its session are under way.
+    /// Resets connections that a newer login takes the place of. Nobody finds them by their nexus any more; so each login of the initiator
+    /// waits for them, also when the one that has displaced them gives up. The caller holds the lock of `nexuses`.
+    fn displace(&self, nexus: &Nexus, older: &[Arc<ConnectionHandle>]) {
+        for holder in older {
+            self.linger(holder, nexus);
+            holder.ask(Stop::Reset);
+        }
+    }
+
+    /// The connection ends, and operations of its session are under way.
     pub fn linger(&self, handle: &Arc<ConnectionHandle>, nexus: &Nexus) {
-        lock(&self.lingering).insert(handle.id, (nexus.clone(), handle.clone()));
+        let mut lingering = lock(&self.lingering);
+        // `leave` takes it off the list when it is gone.
+        if !handle.is_gone() {
+            lingering.insert(handle.id, (nexus.clone(), handle.clone()));
+        }
     }
 
     /// A connection that had entered has closed its socket.
@@ -269,7 +280,6 @@ impl Sessions {
     pub fn leave(&self, handle: &Arc<ConnectionHandle>, nexus: Option<&Nexus>) {
         self.end_login(handle);
         lock(&self.connections).remove(&handle.id);
-        lock(&self.lingering).remove(&handle.id);
         if let Some(nexus) = nexus {
             let mut nexuses = lock(&self.nexuses);
             if let Some(place) = nexuses.get_mut(nexus) {
@@ -280,6 +290,8 @@ impl Sessions {
             }
         }
         handle.gone.send_replace(true);
+        // Last: who is gone is not put there any more.
+        lock(&self.lingering).remove(&handle.id);
     }
 
     /// Wakes every connection: a view, a gate or a unit has changed.
@@ -377,6 +389,36 @@ mod tests {
         before.gone().await;
         let third = sessions.enter(Arc::default(), PEER);
         assert_eq!(sessions.take(nexus(1), &third, SEAT)[0].id, new.id, "the newer one still holds it");
+    }
+
+    /// The login that has displaced a session may give up before that has ended, or be displaced itself.
+    #[test]
+    fn every_login_waits_for_who_was_displaced() {
+        let sessions = Sessions::default();
+        let [old, first, second, third] = [(); 4].map(|()| sessions.enter(Arc::default(), PEER));
+        let ids = |before: Vec<Arc<ConnectionHandle>>| {
+            let mut ids: Vec<_> = before.iter().map(|handle| handle.id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        sessions.take(nexus(1), &old, SEAT);
+        assert_eq!(ids(sessions.take(nexus(1), &first, SEAT)), [old.id]);
+        assert_eq!(ids(sessions.take(nexus(1), &second, SEAT)), [old.id, first.id]);
+        sessions.leave(&first, Some(&nexus(1)));
+        sessions.leave(&second, Some(&nexus(1)));
+        assert_eq!(ids(sessions.take(nexus(1), &third, SEAT)), [old.id]);
+        // The same for one connection of a session.
+        let again = sessions.enter(Arc::default(), PEER);
+        assert_eq!(ids(sessions.join(&nexus(1), &again, SEAT).unwrap()), [third.id]);
+        sessions.leave(&again, Some(&nexus(1)));
+        let last = sessions.enter(Arc::default(), PEER);
+        assert_eq!(ids(sessions.take(nexus(2), &last, SEAT)), [old.id, third.id]);
+        sessions.leave(&old, Some(&nexus(1)));
+        sessions.leave(&third, Some(&nexus(1)));
+        assert!(sessions.lingering.lock().unwrap().is_empty());
+        // Who is gone already is not remembered.
+        sessions.linger(&old, &nexus(1));
+        assert!(sessions.lingering.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
