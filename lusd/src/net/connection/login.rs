@@ -157,6 +157,10 @@ impl Connection {
         let seat = Seat { tsih: info.tsih, cid: info.request.cid, shard: self.shard.index };
         let gone = || End::Reset("the session that it was to join has ended");
         let (group, before) = match self.joins.take() {
+            // Others may have come in since it was looked at.
+            Some(group) if !group.has_room_for(seat.cid) => {
+                return Err(End::Reset("its session has as many connections as it may have"));
+            }
             Some(group) => (group, sessions.join(&nexus, &self.handle, seat).ok_or_else(gone)?),
             None => {
                 let group = Group::new(self.proto.session().ok_or_else(gone)?);
@@ -216,7 +220,8 @@ impl Connection {
                     && match request {
                         SendTargetsRequest::All => true,
                         SendTargetsRequest::This => Some(name.as_str()) == own,
-                        SendTargetsRequest::Named(wanted) => *name == wanted,
+                        // Names are compared in lower case (RFC 7143 4.2.7.2).
+                        SendTargetsRequest::Named(wanted) => name.eq_ignore_ascii_case(wanted),
                     }
             })
             .map(|(name, _)| TargetRecord { name: name.clone(), portals: portals.clone() })
