@@ -77,10 +77,6 @@ enum Wait {
     Login,
     Command(TaskTag),
     SendTargets,
-    /// For the end of another connection of the session.
-    Logout {
-        initiator_task_tag: u32,
-    },
     /// Not for the daemon: for a command that another connection of the session is to bring (RFC 7143 4.2.2.1).
     Turn,
 }
@@ -138,8 +134,8 @@ pub struct Connection {
     /// What the initiator has acknowledged: recovery would let go of what is before it.
     exp_stat_sn: Serial,
     next_target_transfer_tag: u32,
-    /// Task management functions that the daemon has not answered.
-    tmfs: SmallVec<[u32; 4]>,
+    /// Task management functions, and logouts of other connections, that the daemon has not answered.
+    unanswered: SmallVec<[u32; 4]>,
     text: text::TextState,
     timers: Timers,
 }
@@ -177,7 +173,7 @@ impl Connection {
             stat_sn: Serial(seed),
             exp_stat_sn: Serial(seed),
             next_target_transfer_tag: 0,
-            tmfs: SmallVec::new(),
+            unanswered: SmallVec::new(),
             text: text::TextState::default(),
             timers: Timers::new(now, now + config.login_timeout),
             config,
@@ -590,7 +586,7 @@ impl Connection {
         self.login = None;
         self.gathered = BytesMut::new();
         self.text = text::TextState::default();
-        self.tmfs.clear();
+        self.unanswered.clear();
         self.timers.stop();
         if let Some(head) = self.parked.take() {
             self.session.window.unpark(Place::of(&head.bhs));

@@ -66,9 +66,11 @@ pub enum Event {
         /// What the initiator asked for. To close the session is to end its other connections, too.
         reason: LogoutReason,
     },
-    /// The initiator wants another connection of the session to end. The daemon ends it, then calls `logout_other_complete`. Nothing more
-    /// is read until then.
+    /// The initiator wants another connection of the session to end. The daemon ends it, then calls `logout_other_complete`; reading goes on
+    /// meanwhile.
     LogoutOther {
+        /// Names the request in `logout_other_complete`.
+        initiator_task_tag: u32,
         /// Its connection identifier.
         cid: u16,
     },
@@ -206,6 +208,8 @@ pub struct TaskInfo {
     pub lun: u64,
     /// CmdSN.
     pub cmd_sn: Serial,
+    /// Delivered outside of CmdSN order.
+    pub immediate: bool,
     /// True while its data is still on the way.
     pub receiving: bool,
 }

@@ -108,7 +108,9 @@ impl Daemon {
                 }
                 self.peer.conn.logout_complete();
             }
-            Event::LogoutOther { .. } => self.peer.conn.logout_other_complete(false),
+            Event::LogoutOther { initiator_task_tag, .. } => {
+                self.peer.conn.logout_other_complete(initiator_task_tag, false);
+            }
             Event::Closed(_) => self.closed += 1,
         }
     }

@@ -201,15 +201,27 @@ fn one_connection_logs_another_out() {
     };
     let request = LogoutRequest { cid: 1, ..a.logout(LogoutReason::CloseConnection) };
     a.send(request.to_bhs(), &[]);
-    assert!(matches!(a.event(), Event::LogoutOther { cid: 1 }));
+    let asked = |event| {
+        let Event::LogoutOther { initiator_task_tag, cid: 1 } = event else { panic!("{event:?}") };
+        initiator_task_tag
+    };
+    let tag = asked(a.event());
+    assert_eq!(tag, request.initiator_task_tag);
     a.no_pdu();
+    // It goes on meanwhile; the tag is in use.
+    let command = a.read_command(0);
+    let read = a.run(&command);
+    a.good(read);
+    assert_eq!(a.pdus().len(), 1);
+    a.send(request.to_bhs(), &[]);
+    assert_eq!(Reject::parse(&a.pdu().bhs).unwrap().reason, RejectReason::TaskInProgress);
     drop(b);
-    a.conn.logout_other_complete(true);
+    a.conn.logout_other_complete(tag, true);
     assert_eq!(answer(&mut a), LogoutResult::Closed);
     let request = LogoutRequest { cid: 1, ..a.logout(LogoutReason::CloseConnection) };
     a.send(request.to_bhs(), &[]);
-    assert!(matches!(a.event(), Event::LogoutOther { cid: 1 }));
-    a.conn.logout_other_complete(false);
+    let tag = asked(a.event());
+    a.conn.logout_other_complete(tag, false);
     assert_eq!(answer(&mut a), LogoutResult::CidNotFound);
     let request = LogoutRequest { cid: 1, ..a.logout(LogoutReason::RemoveConnectionForRecovery) };
     a.send(request.to_bhs(), &[]);

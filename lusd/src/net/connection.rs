@@ -204,6 +204,8 @@ impl Connection {
         match self.handle.stop() {
             Stop::No => {}
             Stop::Logout => self.ask_for_logout(),
+            // It is about to end by itself, in order.
+            Stop::LoggedOut if self.session.as_ref().is_some_and(Session::closes) => {}
             Stop::LoggedOut => return Err(End::LoggedOut),
             Stop::Close => return Err(End::Asked),
             Stop::Evict => return Err(End::Evicted),
@@ -327,7 +329,7 @@ impl Connection {
     }
 
     async fn events(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+        let mut now = Instant::now();
         while let Some(event) = self.proto.poll(now) {
             match event {
                 Event::Login(request) => {
@@ -342,6 +344,8 @@ impl Connection {
                         self.shard.service.sessions.end_login(&self.handle);
                     }
                     let membership = self.take_place(&info).await?;
+                    // What was sent behind the login, without waiting for its answer, has grown old with it.
+                    now = Instant::now();
                     let request = info.request;
                     info!(initiator = %request.initiator_name, session = ?request.session_type, tsih = info.tsih, chap = self.authenticates, "logged in");
                     self.has_passed();
@@ -381,17 +385,18 @@ impl Connection {
                         session.task_management(&request, &mut carrier!(self, now));
                     }
                 }
-                Event::LogoutOther { cid } => {
-                    let found = self.end_others(Some(cid)).await;
-                    self.proto.logout_other_complete(found);
+                Event::LogoutOther { initiator_task_tag, cid } => {
+                    let others = self.end_others(Some(cid))?;
+                    if let Some(session) = &mut self.session {
+                        session.logout_other(initiator_task_tag, others, &mut self.proto);
+                    }
                 }
                 Event::LogoutRequested { reason } => {
-                    if reason == LogoutReason::CloseSession {
-                        self.end_others(None).await;
-                    }
+                    let is_all = reason == LogoutReason::CloseSession;
+                    let others = if is_all { self.end_others(None)? } else { Vec::new() };
                     // What is in flight ends first: an answered logout means that nothing of the session lands later.
                     if let Some(session) = &mut self.session {
-                        session.logout(&mut self.proto);
+                        session.logout(others, &mut self.proto);
                     } else {
                         self.proto.logout_complete();
                     }

@@ -79,6 +79,17 @@ pub(super) enum Letter {
     Special(Foreign),
     /// A question about tasks.
     Query(Query),
+    /// One task is to end, if it is there.
+    AbortOne(AbortOne),
+}
+
+/// An ABORT TASK that came by another connection of the session than its task.
+#[derive(Debug)]
+pub(super) struct AbortOne {
+    pub(super) initiator_task_tag: u32,
+    pub(super) cmd_sn: Serial,
+    pub(super) found: Rc<Cell<bool>>,
+    pub(super) promise: Promise,
 }
 
 /// A function that another connection of the session has brought: it is about these tasks, too.
@@ -88,7 +99,20 @@ pub(super) struct Abort {
     pub(super) unit: Option<Arc<Unit>>,
     /// Until when data that had been asked for is waited for.
     pub(super) until: Option<Instant>,
+    /// Tasks that come before this number; none: all.
+    pub(super) before: Option<Serial>,
     pub(super) promise: Promise,
+}
+
+/// How a task is not SIMPLE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// ORDERED.
+    Ordered,
+    /// HEAD OF QUEUE.
+    Head,
+    /// Its connection has ended, and it may still take effect: as nothing keeps it in order with what follows, that waits for it.
+    Left,
 }
 
 /// A task that is not SIMPLE, as the other connections of its session see it.
@@ -96,7 +120,7 @@ pub(super) struct Abort {
 pub(super) struct Announcement {
     pub(super) cmd_sn: Serial,
     pub(super) unit: Arc<Unit>,
-    pub(super) is_head: bool,
+    pub(super) kind: Kind,
     ended: Cell<bool>,
     /// Other connections that have older tasks on the unit, or have not looked.
     left: Rc<Cell<usize>>,
@@ -111,7 +135,7 @@ impl Announcement {
 
 /// An announcement at the connection that has the task; when that drops it, the task has ended.
 #[derive(Debug)]
-pub(super) struct Announced {
+pub struct Announced {
     what: Rc<Announcement>,
     group: Rc<Group>,
     by: u64,
@@ -293,9 +317,28 @@ impl Membership {
         }
     }
 
-    /// Has the other connections end their tasks on `unit`, or all.
-    pub(super) fn abort(&self, unit: Option<&Arc<Unit>>, until: Option<Instant>, left: &Rc<Cell<usize>>) {
-        self.write(left, |promise| Letter::Abort(Abort { unit: unit.cloned(), until, promise }));
+    /// Has the other connections end their tasks on `unit`, or all; of these with `before` those with lower numbers.
+    pub(super) fn abort(
+        &self,
+        unit: Option<&Arc<Unit>>,
+        until: Option<Instant>,
+        before: Option<Serial>,
+        left: &Rc<Cell<usize>>,
+    ) {
+        self.write(left, |promise| Letter::Abort(Abort { unit: unit.cloned(), until, before, promise }));
+    }
+
+    /// Has the other connections end the task with this tag and this number, where it is; `found` says whether it was anywhere.
+    pub(super) fn abort_one(
+        &self,
+        initiator_task_tag: u32,
+        cmd_sn: Serial,
+        found: &Rc<Cell<bool>>,
+        left: &Rc<Cell<usize>>,
+    ) {
+        self.write(left, |promise| {
+            Letter::AbortOne(AbortOne { initiator_task_tag, cmd_sn, found: found.clone(), promise })
+        });
     }
 
     /// Asks the other connections.
@@ -307,15 +350,15 @@ impl Membership {
     }
 
     /// Tells the other connections of a task that is not SIMPLE, and those that come while it lasts. None where there is no other.
-    pub(super) fn announce(&self, cmd_sn: Serial, unit: &Arc<Unit>, is_head: bool) -> Option<Announced> {
+    pub(super) fn announce(&self, cmd_sn: Serial, unit: &Arc<Unit>, kind: Kind) -> Option<Announced> {
         if self.group.session.params().max_connections < 2 {
             return None;
         }
         let left = Rc::new(Cell::new(0));
         let (unit, ended) = (unit.clone(), Cell::new(false));
-        let what = Rc::new(Announcement { cmd_sn, unit, is_head, ended, left: left.clone() });
+        let what = Rc::new(Announcement { cmd_sn, unit, kind, ended, left: left.clone() });
         self.write(&left, |promise| {
-            let promise = (!is_head).then_some(promise);
+            let promise = (kind == Kind::Ordered).then_some(promise);
             Letter::Special(Foreign { what: what.clone(), promise })
         });
         let mut announced = self.group.announced.borrow_mut();

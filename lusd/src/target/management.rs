@@ -8,21 +8,24 @@
 //! Of a session of several connections all tasks are meant. The answer to a function that ends many waits until the initiator has
 //! acknowledged what was sent on the other connections before (4.2.2.3.3: else it might meet an answer of an ended task later).
 
+mod siblings;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lusd_iscsi::{
-    AsyncEvent, Connection as Proto, Referenced, Serial, TaskReporting, TaskTag, TmfFunction, TmfRequest,
-    TmfResponse,
+    AsyncEvent, Connection as Proto, Referenced, Serial, TaskInfo, TaskReporting, TaskTag, TmfFunction,
+    TmfRequest, TmfResponse,
 };
 use lusd_scsi::{Lun, UnitAttention};
 use tracing::{debug, info};
 
 use super::answer::end;
-use super::group::{Abort, Letter, Promise, Query};
+use super::group::{Promise, Query};
 use super::session::{Carrier, Session, Slot, Task};
+use super::sessions::ConnectionHandle;
 use crate::lun::unit::Unit;
 use crate::lun::work::Request;
 
@@ -33,8 +36,8 @@ const DATA_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Management {
     pending: Vec<Pending>,
-    /// The initiator has asked to log out; it is answered when nothing is left.
-    logout: bool,
+    /// The initiator has asked to log out; it is answered when nothing is left, of these connections either.
+    logout: Option<Vec<Arc<ConnectionHandle>>>,
     /// A TARGET COLD RESET was answered: all sessions of the target are to end.
     cold_reset: bool,
     /// Set while any task is cut off.
@@ -55,8 +58,10 @@ struct Pending {
 enum Whose {
     /// The initiator, for the answer.
     Initiator { initiator_task_tag: u32, is_cold_reset: bool },
-    /// The initiator, for the answer to a question that other connections of the session are asked, too.
-    Asker { initiator_task_tag: u32, found: Rc<Cell<bool>> },
+    /// The initiator, for the answer to a question that other connections of the session are asked, too: what yes is, and no.
+    Asker { initiator_task_tag: u32, found: Rc<Cell<bool>>, yes: TmfResponse, no: TmfResponse },
+    /// The initiator, for the answer to a logout of these connections.
+    LogsOut { initiator_task_tag: u32, others: Vec<Arc<ConnectionHandle>> },
     /// Another connection of the session; the promise is held until then, and until the initiator has acknowledged what was sent here
     /// before this status number.
     Sibling { _promise: Promise, fence: Option<Serial> },
@@ -77,9 +82,7 @@ impl Session {
                 }
                 // It has not arrived and never will: as good as aborted (RFC 7143 11.5.1 b).
                 Referenced::CmdSnNotReceived => respond(cx.proto, TmfResponse::FunctionComplete),
-                Referenced::NotInTask | Referenced::Nothing => {
-                    respond(cx.proto, TmfResponse::TaskDoesNotExist)
-                }
+                Referenced::NotInTask | Referenced::Nothing => self.abort_elsewhere(request, cx.proto),
             },
             // Each nexus has a task set of its own (TST=001b), so to clear it is to abort it (SAM-5 7.5).
             TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet => {
@@ -131,10 +134,12 @@ impl Session {
         cx: &mut Carrier<'_>,
     ) {
         let until = self.data_patience(cx.now);
+        // A reset ends whatever there is; an abort, what was sent before it.
+        let is_abort = matches!(request.function, TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet);
         if let Some(membership) = &self.membership {
-            membership.abort(unit, until, &left);
+            membership.abort(unit, until, is_abort.then_some(request.cmd_sn), &left);
         }
-        let is_meant = |task: &Arc<Unit>| unit.is_none_or(|unit| Arc::ptr_eq(task, unit));
+        let is_meant = |task: &Arc<Unit>, _| unit.is_none_or(|unit| Arc::ptr_eq(task, unit));
         let tasks = self.end_tasks(is_meant, until, cx.proto);
         self.note_resets(unit);
         self.pend(request, tasks, left, cx.proto);
@@ -160,7 +165,8 @@ impl Session {
         if let (false, Some(membership)) = (query.look(proto), &self.membership) {
             membership.ask(&query, &left);
         }
-        let whose = Whose::Asker { initiator_task_tag: tag, found: query.found };
+        let (yes, no) = (TmfResponse::FunctionSucceeded, TmfResponse::FunctionComplete);
+        let whose = Whose::Asker { initiator_task_tag: tag, found: query.found, yes, no };
         self.management.pending.push(Pending { whose, tasks: vec![], resets: left });
         self.answer_management(proto);
     }
@@ -233,39 +239,6 @@ impl Session {
         end(proto, tag, &unit, transfer_length);
     }
 
-    /// What the other connections of the session have for this one.
-    pub(super) fn read_mail(&mut self, proto: &mut Proto) {
-        let letters = self.membership.as_ref().map(|membership| membership.mail.take());
-        for letter in letters.into_iter().flatten() {
-            match letter {
-                Letter::Abort(abort) => self.end_for_other(abort, proto),
-                Letter::Special(foreign) => self.order.hear(foreign),
-                Letter::Query(query) => drop(query.look(proto)),
-            }
-        }
-        self.answer_management(proto);
-    }
-
-    /// Ends what a function is about that another connection of the session has brought, and says so where FastAbort was agreed on (RFC
-    /// 7143 4.2.3.4 c).
-    fn end_for_other(&mut self, Abort { unit, until, promise }: Abort, proto: &mut Proto) {
-        let is_meant = |task: &Arc<Unit>| unit.as_ref().is_none_or(|unit| Arc::ptr_eq(task, unit));
-        let affected = self.luns.0.values().filter(|slot| is_meant(&slot.unit)).find_map(|slot| {
-            let mut tasks = self.tasks.iter().flatten();
-            let (tag, _) = tasks.find(|(_, task)| {
-                super::order::unit_of(task).is_some_and(|on| Arc::ptr_eq(on, &slot.unit))
-            })?;
-            proto.task(*tag).map(|task| task.lun)
-        });
-        if let (Some(lun), TaskReporting::FastAbort) = (affected, self.task_reporting) {
-            proto.send_async(AsyncEvent::TaskTermination { lun });
-        }
-        let tasks = self.end_tasks(is_meant, until, proto);
-        self.note_resets(unit.as_ref());
-        let whose = Whose::Sibling { _promise: promise, fence: None };
-        self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
-    }
-
     /// Looks whether acknowledgements that are waited for have come. To be called at the end of each round.
     #[inline]
     pub fn follow_acknowledgements(&mut self, proto: &mut Proto) {
@@ -302,22 +275,22 @@ impl Session {
         &self.port.target_name
     }
 
-    /// The initiator logs out: what it still has under way is ended without an answer, and waited for.
-    pub fn logout(&mut self, proto: &mut Proto) {
-        self.management.logout = true;
-        self.end_tasks(|_| true, None, proto);
+    /// The initiator logs out: what it still has under way is ended without an answer, and waited for; so are these connections, which
+    /// have been asked to end.
+    pub fn logout(&mut self, others: Vec<Arc<ConnectionHandle>>, proto: &mut Proto) {
+        self.management.logout = Some(others);
+        self.end_tasks(|_, _| true, None, proto);
         self.answer_management(proto);
     }
 
-    /// The connection is gone: nothing is answered any more, and the nexuses are lost.
-    pub fn close(&mut self) {
-        self.tasks.clear();
-        self.luns.0.clear();
+    /// True while a logout of this connection waits for its answer.
+    pub fn closes(&self) -> bool {
+        self.management.logout.is_some()
     }
 
     /// Answers the functions, and the logout, whose tasks have all ended.
     pub(super) fn answer_management(&mut self, proto: &mut Proto) {
-        if self.management.pending.is_empty() && !self.management.logout {
+        if self.management.pending.is_empty() && self.management.logout.is_none() {
             return;
         }
         let Management { pending, cold_reset, fenced, .. } = &mut self.management;
@@ -333,11 +306,14 @@ impl Session {
                     proto.tmf_response(*initiator_task_tag, TmfResponse::FunctionComplete);
                     *cold_reset |= *is_cold_reset;
                 }
-                Whose::Asker { initiator_task_tag, found } => {
-                    let yes = found.get();
-                    let response =
-                        if yes { TmfResponse::FunctionSucceeded } else { TmfResponse::FunctionComplete };
-                    proto.tmf_response(*initiator_task_tag, response);
+                Whose::Asker { initiator_task_tag, found, yes, no } => {
+                    proto.tmf_response(*initiator_task_tag, if found.get() { *yes } else { *no });
+                }
+                Whose::LogsOut { initiator_task_tag, others } => {
+                    if !are_gone(others) {
+                        return true;
+                    }
+                    proto.logout_other_complete(*initiator_task_tag, !others.is_empty());
                 }
                 Whose::Sibling { fence, .. } => {
                     let begins = fence.is_none();
@@ -353,8 +329,8 @@ impl Session {
             }
             false
         });
-        if self.management.logout && !self.is_busy() {
-            self.management.logout = false;
+        if self.management.logout.as_deref().is_some_and(are_gone) && !self.is_busy() {
+            self.management.logout = None;
             // What its nexuses held by RESERVE is free when the answer leaves.
             self.luns.0.clear();
             proto.logout_complete();
@@ -417,14 +393,20 @@ impl Session {
         }
     }
 
-    /// Ends the tasks on units that `of` names; returns those that have to be waited for.
+    /// Ends the tasks that `of` names; returns those that have to be waited for.
     fn end_tasks(
         &mut self,
-        of: impl Fn(&Arc<Unit>) -> bool,
+        of: impl Fn(&Arc<Unit>, Option<TaskInfo>) -> bool,
         until: Option<Instant>,
         proto: &mut Proto,
     ) -> Vec<TaskTag> {
         let mut waited_for = Vec::new();
+        let waiting = self.waiting.as_ref().map(|(command, _)| command.tag);
+        if let Some(tag) =
+            waiting.filter(|tag| self.waits_on().is_some_and(|unit| of(unit, proto.task(*tag))))
+        {
+            self.end_task(tag, until, proto);
+        }
         for index in 0..self.tasks.len() {
             let Some((tag, task)) = &self.tasks[index] else { continue };
             let tag = *tag;
@@ -432,8 +414,8 @@ impl Session {
                 Task::Collecting { unit, .. }
                 | Task::Hungry { unit, .. }
                 | Task::Parked { unit, .. }
-                | Task::Running { unit, .. } => of(unit),
-                Task::Asking(asking) => of(&asking.unit),
+                | Task::Running { unit, .. } => of(unit, proto.task(tag)),
+                Task::Asking(asking) => of(&asking.unit, proto.task(tag)),
                 // Which unit it was on is forgotten; waiting for one too many is safe.
                 Task::Aborted | Task::CutOff { .. } => true,
             };
@@ -443,6 +425,10 @@ impl Session {
         }
         waited_for
     }
+}
+
+fn are_gone(connections: &[Arc<ConnectionHandle>]) -> bool {
+    connections.iter().all(|connection| connection.is_gone())
 }
 
 /// Ends the tasks of all sessions on `unit` and counts it in `resets` until nothing of them can take effect any more.

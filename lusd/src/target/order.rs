@@ -10,12 +10,15 @@
 //!
 //! The connections of a session tell each other of their tasks that are not SIMPLE: each holds its own newer ones, and says when it has no
 //! older ones. All commands with lower numbers have come by then, by whichever connection (RFC 7143 4.2.2.1).
+//!
+//! What a connection has in the backend when it ends is not answered, and may be repeated on another one of its session; so until it has
+//! ended it holds all that comes on its unit.
 
 use std::sync::Arc;
 
 use lusd_iscsi::{Connection as Proto, ScsiCommand, Serial, TaskAttribute, TaskTag};
 
-use super::group::{Announced, Foreign, Membership};
+use super::group::{Announced, Foreign, Kind, Membership};
 use super::session::{Carrier, Session, Task};
 use crate::lun::unit::Unit;
 
@@ -24,7 +27,7 @@ use crate::lun::unit::Unit;
 struct Special {
     whose: Whose,
     unit: Arc<Unit>,
-    is_head: bool,
+    kind: Kind,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,11 @@ enum Whose {
 impl Special {
     fn is_own(&self, tag: TaskTag) -> bool {
         matches!(self.whose, Whose::Own { tag: own, .. } if own == tag)
+    }
+
+    /// A lost connection has left it behind.
+    fn is_left(&self) -> bool {
+        matches!(&self.whose, Whose::Other(Foreign { what, .. }) if what.kind == Kind::Left && !what.has_ended())
     }
 
     /// As far as the other connections of the session are concerned.
@@ -64,33 +72,27 @@ impl Order {
     #[inline]
     pub(super) fn note(&mut self, command: &ScsiCommand, unit: &Arc<Unit>, membership: &Option<Membership>) {
         match command.attribute {
-            TaskAttribute::Ordered => self.add(command, unit, false, membership.as_ref()),
-            TaskAttribute::HeadOfQueue => self.add(command, unit, true, membership.as_ref()),
+            TaskAttribute::Ordered => self.add(command, unit, Kind::Ordered, membership.as_ref()),
+            TaskAttribute::HeadOfQueue => self.add(command, unit, Kind::Head, membership.as_ref()),
             TaskAttribute::Untagged | TaskAttribute::Simple | TaskAttribute::Aca => {}
         }
     }
 
     #[cold]
-    fn add(
-        &mut self,
-        command: &ScsiCommand,
-        unit: &Arc<Unit>,
-        is_head: bool,
-        membership: Option<&Membership>,
-    ) {
+    fn add(&mut self, command: &ScsiCommand, unit: &Arc<Unit>, kind: Kind, membership: Option<&Membership>) {
         let tag = command.tag;
         // One that waited for memory comes again.
         if !self.0.iter().any(|special| special.is_own(tag)) {
-            let announced = membership.and_then(|others| others.announce(command.cmd_sn, unit, is_head));
+            let announced = membership.and_then(|others| others.announce(command.cmd_sn, unit, kind));
             let whose = Whose::Own { tag, announced };
-            self.0.push(Special { whose, unit: unit.clone(), is_head });
+            self.0.push(Special { whose, unit: unit.clone(), kind });
         }
     }
 
     /// Another connection of the session has such a task.
     pub(super) fn hear(&mut self, foreign: Foreign) {
-        let (unit, is_head) = (foreign.what.unit.clone(), foreign.what.is_head);
-        self.0.push(Special { whose: Whose::Other(foreign), unit, is_head });
+        let (unit, kind) = (foreign.what.unit.clone(), foreign.what.kind);
+        self.0.push(Special { whose: Whose::Other(foreign), unit, kind });
     }
 }
 
@@ -115,17 +117,20 @@ impl Session {
     #[cold]
     fn is_its_turn(&self, tag: TaskTag, unit: &Arc<Unit>, proto: &Proto) -> bool {
         let own = self.order.0.iter().find(|special| special.is_own(tag));
-        if own.is_some_and(|special| special.is_head) {
+        let is_head = own.is_some_and(|special| special.kind == Kind::Head);
+        if is_head
+            && !self.order.0.iter().any(|special| special.is_left() && Arc::ptr_eq(&special.unit, unit))
+        {
             return true;
         }
         let Some(cmd_sn) = proto.task(tag).map(|task| task.cmd_sn) else { return true };
         let is_older = |tag: TaskTag| proto.task(tag).is_some_and(|task| task.cmd_sn.is_before(cmd_sn));
         let holds = |special: &Special| match &special.whose {
             Whose::Own { tag: other, .. } => {
-                *other != tag && self.has(*other) && (special.is_head || is_older(*other))
+                *other != tag && self.has(*other) && (special.kind == Kind::Head || is_older(*other))
             }
             Whose::Other(Foreign { what, .. }) => {
-                !what.has_ended() && (special.is_head || what.cmd_sn.is_before(cmd_sn))
+                !what.has_ended() && (special.kind != Kind::Ordered || what.cmd_sn.is_before(cmd_sn))
             }
         };
         if self.order.0.iter().any(|special| Arc::ptr_eq(&special.unit, unit) && holds(special)) {

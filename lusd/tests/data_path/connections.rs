@@ -21,7 +21,7 @@ fn leading(gateway: &Gateway) -> Initiator {
 }
 
 /// Another connection of the session that `of` is of.
-fn join(gateway: &Gateway, of: &Initiator, cid: u16) -> Result<Initiator, (u8, u8)> {
+pub(crate) fn join(gateway: &Gateway, of: &Initiator, cid: u16) -> Result<Initiator, (u8, u8)> {
     let mut other = gateway.connect();
     (other.isid, other.tsih, other.cid, other.cmd_sn) = (of.isid, of.tsih, cid, of.cmd_sn);
     other.login(HOST, TARGET, "")?;
@@ -159,16 +159,26 @@ fn a_new_session_ends_all_connections_of_the_old_one() {
     assert_eq!(gateway.service.sessions.connections(), 1);
 }
 
-fn logout(connection: &mut Initiator, reason: u8, cid: u16) -> u8 {
+/// Sends a logout; returns its task tag.
+pub(crate) fn send_logout(connection: &mut Initiator, reason: u8, cid: u16) -> u32 {
     let tag = connection.tag();
     let pdu = Pdu::new(0x46, 0x80 | reason)
         .put_u32(16, tag)
         .put(20, &cid.to_be_bytes())
         .put_u32(24, connection.cmd_sn);
     connection.send(&pdu);
+    tag
+}
+
+pub(crate) fn logout_answer(connection: &mut Initiator, tag: u32) -> u8 {
     let answer = connection.other(crate::initiator::op::LOGOUT_RESPONSE);
     assert_eq!(answer.tag(), tag);
     answer.bhs[2]
+}
+
+fn logout(connection: &mut Initiator, reason: u8, cid: u16) -> u8 {
+    let tag = send_logout(connection, reason, cid);
+    logout_answer(connection, tag)
 }
 
 #[test]

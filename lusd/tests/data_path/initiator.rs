@@ -228,8 +228,8 @@ impl Command {
 }
 
 pub(crate) struct Initiator {
-    stream: TcpStream,
-    received: Vec<u8>,
+    pub stream: TcpStream,
+    pub received: Vec<u8>,
     pub isid: [u8; 6],
     /// 0: a new session.
     pub tsih: u16,

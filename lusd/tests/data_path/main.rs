@@ -10,6 +10,7 @@ mod connections;
 mod copy;
 mod data;
 mod discovery;
+mod ending;
 mod erase;
 mod garbage;
 mod gate;

@@ -23,7 +23,7 @@ pub(crate) enum Wish {
     /// All others end.
     EndOthers,
     /// The one of this identifier ends, and then a logout is answered.
-    EndOther(u16),
+    EndOther { initiator_task_tag: u32, cid: u16 },
     /// It has come again: the one that was there before ends.
     TakePlace,
 }
@@ -146,7 +146,9 @@ impl End {
                 }
                 return (reason == LogoutReason::CloseSession).then_some(Wish::EndOthers);
             }
-            Event::LogoutOther { cid } => return Some(Wish::EndOther(cid)),
+            Event::LogoutOther { initiator_task_tag, cid } => {
+                return Some(Wish::EndOther { initiator_task_tag, cid });
+            }
             Event::Closed(_) => self.closed = true,
         }
         None

@@ -251,7 +251,7 @@ impl Gateway {
         for (other, end) in self.ends.iter_mut().enumerate().filter(|(_, end)| !end.closed) {
             let is_meant = match wish {
                 Wish::EndOthers => other != at,
-                Wish::EndOther(cid) => other != at && end.cid == *cid,
+                Wish::EndOther { cid, .. } => other != at && end.cid == *cid,
                 Wish::TakePlace => other != at && end.cid == own && end.conn.session().is_some(),
             };
             if is_meant {
@@ -259,8 +259,8 @@ impl Gateway {
                 end.conn.close();
             }
         }
-        if matches!(wish, Wish::EndOther(_)) {
-            self.ends[at].conn.logout_other_complete(found);
+        if let Wish::EndOther { initiator_task_tag, .. } = *wish {
+            self.ends[at].conn.logout_other_complete(initiator_task_tag, found);
         }
     }
 }

@@ -53,7 +53,9 @@ impl Connection {
 
     /// An initiator task tag names one thing at a time.
     pub(super) fn check_tag(&self, initiator_task_tag: u32) -> Result<(), ProtocolError> {
-        if self.session.tasks.find(initiator_task_tag).is_some() || self.tmfs.contains(&initiator_task_tag) {
+        if self.session.tasks.find(initiator_task_tag).is_some()
+            || self.unanswered.contains(&initiator_task_tag)
+        {
             return Err(ProtocolError::TaskTagInUse);
         }
         Ok(())
@@ -61,7 +63,7 @@ impl Connection {
 
     /// Immediate requests pass the window by, so they have a bound of their own.
     pub(super) fn check_immediate(&self) -> Result<(), ProtocolError> {
-        if self.session.tasks.immediate() + self.tmfs.len() as u32 >= self.config.immediate_window {
+        if self.session.tasks.immediate() + self.unanswered.len() as u32 >= self.config.immediate_window {
             return Err(ProtocolError::TooManyImmediate);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Logout (RFC 7143 11.14, 11.15): of the session, of this connection, or of another one of the session. At error recovery level 0 there is
 //! no recovery to remove a connection for.
 
-use super::{Connection, Phase, Wait};
+use super::{Connection, Phase};
 use crate::bhs::{Bhs, RESERVED_TAG};
 use crate::error::{CloseReason, ProtocolError};
 use crate::event::Event;
@@ -22,9 +22,10 @@ impl Connection {
             LogoutReason::CloseSession => None,
             LogoutReason::RemoveConnectionForRecovery => Some(LogoutResult::RecoveryNotSupported),
             LogoutReason::CloseConnection if pdu.cid != self.cid && self.params.max_connections > 1 => {
+                self.check_immediate()?;
                 let initiator_task_tag = pdu.initiator_task_tag;
-                self.wait = Wait::Logout { initiator_task_tag };
-                self.events.push_back(Event::LogoutOther { cid: pdu.cid });
+                self.unanswered.push(initiator_task_tag);
+                self.events.push_back(Event::LogoutOther { initiator_task_tag, cid: pdu.cid });
                 return Ok(());
             }
             LogoutReason::CloseConnection if pdu.cid != self.cid => Some(LogoutResult::CidNotFound),
@@ -58,15 +59,12 @@ impl Connection {
     /// Answers an [`Event::LogoutOther`]: that connection has ended with its tasks, or there was none.
     ///
     /// # Panics
-    /// If no such logout waits for an answer.
-    pub fn logout_other_complete(&mut self, found: bool) {
+    /// If no logout of that initiator task tag waits for an answer.
+    pub fn logout_other_complete(&mut self, initiator_task_tag: u32, found: bool) {
         if self.phase == Phase::Closed {
             return;
         }
-        let Wait::Logout { initiator_task_tag } = self.wait else {
-            panic!("no logout of another connection waits for an answer");
-        };
-        self.wait = Wait::Nothing;
+        self.has_answered(initiator_task_tag);
         let result = if found { LogoutResult::Closed } else { LogoutResult::CidNotFound };
         self.send_logout_response(initiator_task_tag, result);
     }

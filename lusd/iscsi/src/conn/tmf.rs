@@ -24,7 +24,8 @@ impl Connection {
         }
         self.check_tag(pdu.initiator_task_tag)?;
         self.check_immediate()?;
-        if pdu.function == Some(TmfFunction::AbortTask) && self.tmfs.contains(&pdu.referenced_task_tag) {
+        if pdu.function == Some(TmfFunction::AbortTask) && self.unanswered.contains(&pdu.referenced_task_tag)
+        {
             // No function aborts another one (11.5.1).
             self.send_tmf_response(pdu.initiator_task_tag, TmfResponse::FunctionRejected, [0; 3]);
             return Ok(());
@@ -45,7 +46,7 @@ impl Connection {
         };
         let referenced =
             if function.names_a_task() { self.referenced(&pdu, function) } else { Referenced::Nothing };
-        self.tmfs.push(pdu.initiator_task_tag);
+        self.unanswered.push(pdu.initiator_task_tag);
         self.events.push_back(Event::TaskManagement(TmfRequest {
             initiator_task_tag: pdu.initiator_task_tag,
             function,
@@ -90,11 +91,15 @@ impl Connection {
         if self.phase == Phase::Closed {
             return;
         }
-        let Some(i) = self.tmfs.iter().position(|tag| *tag == initiator_task_tag) else {
-            panic!("task management function {initiator_task_tag:#x} was answered already");
-        };
-        self.tmfs.swap_remove(i);
+        self.has_answered(initiator_task_tag);
         self.send_tmf_response(initiator_task_tag, response, additional);
+    }
+
+    pub(super) fn has_answered(&mut self, initiator_task_tag: u32) {
+        let Some(i) = self.unanswered.iter().position(|tag| *tag == initiator_task_tag) else {
+            panic!("request {initiator_task_tag:#x} was answered already");
+        };
+        self.unanswered.swap_remove(i);
     }
 
     fn send_tmf_response(&mut self, initiator_task_tag: u32, response: TmfResponse, additional: [u8; 3]) {

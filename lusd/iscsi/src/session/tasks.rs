@@ -225,6 +225,7 @@ pub(crate) fn info(tag: TaskTag, task: &Task) -> TaskInfo {
         initiator_task_tag: task.initiator_task_tag,
         lun: task.lun,
         cmd_sn: task.cmd_sn,
+        immediate: task.immediate,
         receiving: matches!(task.state, TaskState::Receiving(_)),
     }
 }

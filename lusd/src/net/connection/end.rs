@@ -1,6 +1,7 @@
 //! How a connection ends: in order, by a reset, or by going on elsewhere.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lusd_iscsi::{AsyncEvent, CloseReason};
@@ -8,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Connection;
 use crate::target::session::Session;
-use crate::target::sessions::Stop;
+use crate::target::sessions::{ConnectionHandle, Stop};
 
 /// How long an orderly end may take to flush what is queued.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,25 +46,20 @@ impl End {
 }
 
 impl Connection {
-    /// Ends the other connections of the session, or the one with this identifier, and waits until nothing of them can take effect any
-    /// more. False if there is none.
-    pub(super) async fn end_others(&mut self, cid: Option<u16>) -> bool {
+    /// Asks the other connections of the session, or the one with this identifier, to end; returns them.
+    ///
+    /// # Errors
+    /// One of them has asked this one before: of two that end each other one does.
+    pub(super) fn end_others(&self, cid: Option<u16>) -> Result<Vec<Arc<ConnectionHandle>>, End> {
+        if self.handle.stop() == Stop::LoggedOut {
+            return Err(End::LoggedOut);
+        }
         let membership = self.session.as_ref().and_then(Session::membership);
         let others = membership.map(|membership| membership.others(cid)).unwrap_or_default();
         for other in &others {
             other.ask(Stop::LoggedOut);
         }
-        // Two that end each other wait for neither.
-        if self.handle.stop() == Stop::No {
-            let limit = self.shard.service.limits.iscsi.login_timeout;
-            let ended = async {
-                for other in &others {
-                    other.gone().await;
-                }
-            };
-            let _ = tokio::time::timeout(limit, ended).await;
-        }
-        !others.is_empty()
+        Ok(others)
     }
 
     /// Writes what is queued, for a bounded time.
@@ -89,9 +85,10 @@ impl Connection {
         }
         self.inbox.close();
         self.proto.close();
-        if let Some(session) = &mut self.session {
-            session.close();
+        if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
+            self.shard.service.sessions.linger(&self.handle, nexus);
         }
+        let held = self.session.as_mut().map(Session::close);
         if !matches!(end, End::Reset(_) | End::Evicted | End::Eof | End::Io(_)) {
             self.close_in_order().await;
         }
@@ -101,12 +98,10 @@ impl Connection {
             membership.wake_others();
         }
         self.shard.service.sessions.hung_up();
-        if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
-            self.shard.service.sessions.linger(&self.handle, nexus);
-        }
         while self.inbox.in_flight() > 0 {
             self.notify.notified().await;
         }
+        drop(held);
         if let Some(membership) = self.session.as_ref().and_then(Session::membership) {
             Self::leave_group(&self.shard, membership);
         }
