@@ -37,7 +37,7 @@ const ABOUT: &[About] = &[
     (&["TargetAddress", "TargetPortalGroupTag", "TargetAlias"], "", &["first_request.txt", "answers.txt", "control::discovery"]),
     (&["SendTargets"], "All, a name, nothing; portals of all daemons, of the family that the initiator came by", &["control::discovery", "control::text_in_a_normal_session", "lusd: view::portals_of_the_family_that_the_initiator_came_by", "suite clients"]),
     (&["iSCSIProtocolLevel"], "at most 2 (RFC 7144)", &[EDGES, "control::other_functions"]),
-    (&["TaskReporting"], "RFC3720, ResponseFence, FastAbort. Answers to functions that end many tasks wait for acknowledgements on the other connections of the session whatever was agreed on; other responses do not (RFC 7143 4.2.2.3.4), and other sessions are not waited for", &[EDGES, "lusd: management::fast_aborts_wait_for_no_data_and_tell_the_others", "lusd: connections::a_function_waits_for_acknowledgements_on_other_connections"]),
+    (&["TaskReporting"], "RFC3720, ResponseFence, FastAbort. Answers to functions that end many tasks, unit attentions and the end of PREEMPT AND ABORT wait for acknowledgements on the other connections of the session whatever was agreed on (RFC 7143 4.2.2.3.4); those of other sessions are not waited for (4.2.3.3)", &[EDGES, "lusd: management::fast_aborts_wait_for_no_data_and_tell_the_others", "lusd: connections::a_function_waits_for_acknowledgements_on_other_connections", "lusd: connections::what_tells_of_ended_tasks_waits_for_acknowledgements_on_other_connections"]),
     (&["X#NodeArchitecture"], "taken, not answered", &[EDGES]),
     (&["IFMarker", "OFMarker", "IFMarkInt", "OFMarkInt"], "obsolete (RFC 7143 13.25)", &["negotiation::what_open_iscsi_offers", EDGES]),
 ];

@@ -81,6 +81,8 @@ pub(super) enum Letter {
     Query(Query),
     /// One task is to end, if it is there.
     AbortOne(AbortOne),
+    /// What was sent is to be acknowledged.
+    Acknowledge(Promise),
 }
 
 /// An ABORT TASK that came by another connection of the session than its task.
@@ -339,6 +341,11 @@ impl Membership {
         self.write(left, |promise| {
             Letter::AbortOne(AbortOne { initiator_task_tag, cmd_sn, found: found.clone(), promise })
         });
+    }
+
+    /// Has the other connections see to it that all they have sent is acknowledged.
+    pub(super) fn ask_for_acknowledgement(&self, left: &Rc<Cell<usize>>) {
+        self.write(left, Letter::Acknowledge);
     }
 
     /// Asks the other connections.

@@ -212,7 +212,8 @@ impl Session {
                         }
                         false
                     }
-                    Task::Aborted | Task::CutOff { .. } => false,
+                    // It has its answer.
+                    Task::Fenced(_) | Task::Aborted | Task::CutOff { .. } => false,
                 };
                 if ends {
                     affected = proto.task(tag).map(|task| task.lun);
@@ -232,7 +233,7 @@ impl Session {
             Some(Task::Hungry { unit, plan, .. }) => (unit, plan.transfer_in),
             Some(Task::Parked { unit, reply, .. }) => (unit, reply.transfer_length),
             Some(Task::Asking(asking)) => (asking.unit, 0),
-            Some(Task::Running { .. } | Task::Aborted | Task::CutOff { .. }) | None => {
+            Some(Task::Running { .. } | Task::Fenced(_) | Task::Aborted | Task::CutOff { .. }) | None => {
                 unreachable!("looked at by the caller")
             }
         };
@@ -365,6 +366,11 @@ impl Session {
                 self.set(tag, Task::CutOff { until });
                 true
             }
+            // What it did, and what it is to tell, stands: its answer goes out first.
+            (Some(task @ Task::Fenced(_)), _) => {
+                self.set(tag, task);
+                true
+            }
             (Some(Task::Running { .. } | Task::Aborted), _) => {
                 self.set(tag, Task::Aborted);
                 self.stop_copy(tag);
@@ -416,6 +422,7 @@ impl Session {
                 | Task::Parked { unit, .. }
                 | Task::Running { unit, .. } => of(unit, proto.task(tag)),
                 Task::Asking(asking) => of(&asking.unit, proto.task(tag)),
+                Task::Fenced(fenced) => of(&fenced.unit, proto.task(tag)),
                 // Which unit it was on is forgotten; waiting for one too many is safe.
                 Task::Aborted | Task::CutOff { .. } => true,
             };

@@ -104,6 +104,7 @@ pub(super) fn unit_of(task: &Task) -> Option<&Arc<Unit>> {
         | Task::Parked { unit, .. }
         | Task::Running { unit, .. } => Some(unit),
         Task::Asking(asking) => Some(&asking.unit),
+        Task::Fenced(fenced) => Some(&fenced.unit),
         Task::CutOff { .. } | Task::Aborted => None,
     }
 }

@@ -11,6 +11,7 @@
 //! Invariant: a task is ended exactly once, by `respond` or `abandon`; the protocol layer asserts it.
 
 mod data;
+mod fence;
 mod luns;
 mod others;
 mod task;
@@ -28,6 +29,7 @@ use lusd_scsi::{
 };
 use tracing::debug;
 
+use self::fence::Answer;
 use self::luns::Luns;
 pub(super) use self::luns::Slot;
 pub(super) use self::task::Task;
@@ -37,6 +39,7 @@ use super::group::Membership;
 use super::management::Management;
 use super::order::Order;
 use crate::lun::job::Entry;
+use crate::lun::reserve;
 use crate::lun::unit::Unit;
 use crate::lun::work::{Request, Work};
 use crate::net::memory::Charge;
@@ -61,6 +64,8 @@ pub struct Session {
     hungry: bool,
     /// Set while any task waits for a look.
     pub(super) asking: bool,
+    /// Set while any answer waits for acknowledgements.
+    fenced: bool,
     pub(super) management: Management,
     /// Copies and erasures under way, and what stops each, or the wait for it.
     copies: Vec<(TaskTag, Rc<Cell<bool>>)>,
@@ -112,6 +117,7 @@ impl Session {
             parked: false,
             hungry: false,
             asking: false,
+            fenced: false,
             management: Management::default(),
             copies: Vec::new(),
             order: Order::default(),
@@ -156,6 +162,7 @@ impl Session {
         self.feed(cx);
         self.end_cut_off(cx);
         self.answer_looked_at(cx);
+        self.answer_fenced(cx.proto);
         self.answer_management(cx.proto);
         if let Some((command, came)) = self.waiting.take() {
             self.take_over(command, came, cx);
@@ -206,7 +213,15 @@ impl Session {
         let mut plan = match lusd_scsi::plan(command.cdb.as_slice(), &context, slot.map(Slot::scsi)) {
             Ok(plan) => plan,
             Err(check) => {
-                refuse(cx.proto, tag, &check, slot.map(|slot| &*slot.unit), 0);
+                match slot {
+                    // It may be about tasks that were ended (RFC 7143 4.2.2.3.4).
+                    Some(Slot { unit, .. }) if check.code.key == SenseKey::UnitAttention => {
+                        let unit = unit.clone();
+                        cx.proto.accept(tag, DataOut::None);
+                        self.answer_behind_others(tag, &unit, Answer::Check(check), 0, cx.proto);
+                    }
+                    _ => refuse(cx.proto, tag, &check, slot.map(|slot| &*slot.unit), 0),
+                }
                 return Flow::Taken;
             }
         };
@@ -395,6 +410,12 @@ impl Session {
         self.stop_copy(tag);
         match (self.take(tag), outcome) {
             (_, Outcome::Revoked) => Err(Lost),
+            // PREEMPT AND ABORT must (RFC 7143 4.2.2.3.4), the others may.
+            (Some(Task::Running { unit, reply }), Outcome::Reserved(reserve::Reply::Answer(Ok(())))) => {
+                self.answer_behind_others(tag, &unit, Answer::Good, reply.transfer_length, proto);
+                self.answer_management(proto);
+                Ok(())
+            }
             (Some(Task::Running { unit, reply }), outcome) => {
                 answer(proto, tag, &unit, reply, outcome);
                 self.answer_management(proto);

@@ -1,11 +1,14 @@
 //! Sessions of several connections, over real sockets and on two shards: half of the connections have to be handed over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use lusd::lun::unit::Unit;
+use lusd_scsi::UnitAttention;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits_with, until};
 use crate::initiator::{Command, Gone, Initiator, Pdu, pattern, tmf};
+use crate::reservations::{PREEMPT_AND_ABORT, REGISTER, REGISTRANTS_ONLY, out};
 
 const TOO_MANY: (u8, u8) = (2, 6);
 const CANNOT_INCLUDE: (u8, u8) = (2, 8);
@@ -37,6 +40,23 @@ fn run(session: &mut [&mut Initiator], on: usize, command: &Command) -> crate::i
     }
     session[on].cmd_sn = cmd_sn;
     session[on].run(command)
+}
+
+/// Runs `body` while `other` acknowledges whatever it gets, as an initiator does. Its CmdSN is ahead then: `body` may take as many as a window has.
+pub(crate) fn while_acknowledging<T>(other: &mut Initiator, body: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    other.cmd_sn += 16;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                other.quiet();
+            }
+        });
+        // Also when it panics: else the other thread would go on for ever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        over.store(true, SeqCst);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[test]
@@ -225,7 +245,10 @@ fn an_abort_task_set_reaches_the_other_connections() {
         assert_eq!(a.tmf_answer(tag), COMPLETE);
         gateway.memory_is_back();
         b.quiet();
-        a.clear_attentions(0);
+        if function == tmf::LOGICAL_UNIT_RESET {
+            let told = while_acknowledging(&mut b, || a.fails(&Command::test_unit_ready()));
+            assert_eq!(told, (6, 0x29, 0x03));
+        }
         for lba in [8, 16] {
             assert!(a.run(&Command::read(lba, 8)).good().data == [0; 4096]);
         }
@@ -360,6 +383,48 @@ fn a_function_waits_for_acknowledgements_on_other_connections() {
     // What is acknowledged already is not asked for.
     assert_eq!(a.tmf(tmf::ABORT_TASK_SET, 0), COMPLETE);
     b.quiet();
+}
+
+/// RFC 7143 4.2.2.3.4: so are a unit attention and the end of PREEMPT AND ABORT, which may be about tasks of other connections.
+#[test]
+fn what_tells_of_ended_tasks_waits_for_acknowledgements_on_other_connections() {
+    let (gateway, unit) = start();
+    let mut a = leading(&gateway);
+    a.run(&out(REGISTER, 0, 0, 1)).good();
+    let mut b = join(&gateway, &a, 1).unwrap();
+    for preempts in [false, true] {
+        run(&mut [&mut a, &mut b], 1, &Command::read(0, 8)).good();
+        b.answers_pings = false;
+        let command = if preempts {
+            out(PREEMPT_AND_ABORT, REGISTRANTS_ONLY, 1, 1).all_immediate()
+        } else {
+            unit.scsi.raise(UnitAttention::DeviceReset, None);
+            Command::write(0, &pattern(1, 4096)).all_immediate()
+        };
+        let tag = submit(&mut [&mut a, &mut b], 0, &command);
+        let asked = b.other(crate::initiator::op::NOP_IN);
+        a.stays_quiet();
+        // An abort does not take the answer away: it comes first.
+        let function = a.submit_tmf(tmf::ABORT_TASK_SET, 0, u32::MAX);
+        a.stays_quiet();
+        b.answer_ping(&asked);
+        b.answers_pings = true;
+        let answer = a.answer(tag);
+        if preempts {
+            answer.good();
+        } else {
+            assert_eq!(answer.code(), (6, 0x29, 0x03));
+        }
+        b.quiet();
+        assert_eq!(a.tmf_answer(function), COMPLETE);
+    }
+    // Where nothing is to be acknowledged nobody waits, and one that is gone is not waited for.
+    unit.scsi.raise(UnitAttention::DeviceReset, None);
+    b.answers_pings = false;
+    let tag = submit(&mut [&mut a, &mut b], 0, &Command::test_unit_ready());
+    drop(b);
+    assert_eq!(a.answer(tag).code(), (6, 0x29, 0x03));
+    gateway.memory_is_back();
 }
 
 /// RFC 7143 11.5.1: all commands with lower numbers are meant, by whichever connection they come.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lusd::lun::unit::Unit;
 
+use crate::connections::while_acknowledging;
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, limits_with};
 use crate::initiator::{Command, Initiator, Pdu, op};
 
@@ -113,7 +114,7 @@ fn a_session_is_told_once() {
     resize(&gateway, &unit, 1 << 20);
     assert_eq!(events(&mut a).len() + events(&mut b).len(), 1);
     // What comes before the unit attention is read is told once as well.
-    a.clear_attentions(0);
+    while_acknowledging(&mut b, || a.clear_attentions(0));
     b.cmd_sn = a.cmd_sn;
     b.run(&Command::test_unit_ready()).good();
 }

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lusd_iscsi::{AsyncEvent, Connection as Proto, Serial, TaskInfo, TaskReporting, TmfRequest, TmfResponse};
+use lusd_iscsi::{
+    AsyncEvent, Connection as Proto, Serial, TaskInfo, TaskReporting, TaskTag, TmfRequest, TmfResponse,
+};
 use lusd_scsi::Lun;
 
 use super::{Pending, Whose};
 use crate::lun::unit::Unit;
-use crate::target::group::{Abort, AbortOne, Announced, Kind, Letter};
+use crate::target::group::{Abort, AbortOne, Announced, Kind, Letter, Promise};
 use crate::target::order::unit_of;
 use crate::target::session::{Session, Task};
 use crate::target::sessions::ConnectionHandle;
@@ -23,6 +25,7 @@ impl Session {
                 Letter::Special(foreign) => self.order.hear(foreign),
                 Letter::Query(query) => drop(query.look(proto)),
                 Letter::AbortOne(abort) => self.end_one_for_other(abort, proto),
+                Letter::Acknowledge(promise) => self.await_acknowledgement(vec![], promise),
             }
         }
         self.answer_management(proto);
@@ -52,8 +55,7 @@ impl Session {
         }
         let tasks = self.end_tasks(is_meant, until, proto);
         self.note_resets(unit.as_ref());
-        let whose = Whose::Sibling { _promise: promise, fence: None };
-        self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
+        self.await_acknowledgement(tasks, promise);
     }
 
     /// Ends the task that an ABORT TASK of another connection names, if it is here.
@@ -64,6 +66,11 @@ impl Session {
         let Some(TaskInfo { tag, .. }) = task else { return };
         found.set(true);
         let tasks = if self.end_task(tag, None, proto) { vec![tag] } else { vec![] };
+        self.await_acknowledgement(tasks, promise);
+    }
+
+    /// Keeps `promise` until the tasks have ended and what was sent here before is acknowledged.
+    fn await_acknowledgement(&mut self, tasks: Vec<TaskTag>, promise: Promise) {
         let whose = Whose::Sibling { _promise: promise, fence: None };
         self.management.pending.push(Pending { whose, tasks, resets: Rc::default() });
     }

@@ -14,6 +14,7 @@ use crate::net::memory::{Charge, ConnectionMemory};
 use crate::net::shard::{Inbox, Shard};
 use crate::target::answer::Reply;
 use crate::target::capacity::Asking;
+use crate::target::session::fence::Fenced;
 
 /// What a session needs of the connection that carries it.
 pub struct Carrier<'a> {
@@ -68,6 +69,8 @@ pub(in crate::target) enum Task {
     Parked { unit: Arc<Unit>, request: Request, reply: Reply },
     /// A look at its unit is awaited.
     Asking(Asking),
+    /// Its answer waits for acknowledgements on other connections of the session.
+    Fenced(Fenced),
     /// Between the two passages of the gate.
     Running { unit: Arc<Unit>, reply: Reply },
     /// As `Running`, but ended by a task management function: it is not answered.
