@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lusd_scsi::{CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, NexusHandle, Range, Reserved};
+use lusd_scsi::{BlockOp, CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, NexusHandle, Range, Reserved};
 use tokio::sync::Notify;
 
 use super::backend::{BackendError, Primitive};
@@ -104,8 +104,12 @@ impl Copying<'_> {
     ) -> Result<Bytes, Failure> {
         let unit = &place.unit;
         let permit = self.enter(&unit.gate, range).await?;
-        let refusal = if unit.scsi.operation().check().is_some() {
-            // Erased since the segment began; whoever erases waits for what is inside, so this is seen.
+        let admitted = match op {
+            Primitive::Read { .. } => BlockOp::Read(range),
+            _ => BlockOp::WriteAtomic(range),
+        };
+        let refusal = if unit.scsi.admit(&admitted).is_err() {
+            // Protected, or erased, since the segment began; whoever erases waits for what is inside, so this is seen.
             Some(Failure::Check(Fault::ThirdPartyDeviceFailure.into()))
         } else if place.nexus.aborts() != place.aborts {
             Some(Failure::Aborted)

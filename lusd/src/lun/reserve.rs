@@ -239,6 +239,9 @@ async fn make(unit: &Unit, ask: &Ask, change: Change, keeper: &mut dyn Keeper) -
         Written::Done => {
             info!(lu = %unit.name, generation = change.next.generation, kind = ?change.next.kind,
                 registrations = change.next.registrations.len(), "reservations changed");
+            if !change.abort.is_empty() {
+                unit.note_end_of_tasks();
+            }
             unit.scsi.publish(change);
             drop(barrier);
             Made::Stands

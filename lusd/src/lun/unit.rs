@@ -33,7 +33,7 @@ pub struct Unit {
     reads_into_buffers: AtomicBool,
     /// Raised by each LOGICAL UNIT RESET, CLEAR TASK SET and the like: tasks of an earlier generation are ended.
     reset_generation: AtomicU64,
-    /// TAS, as it was when the generation was raised last.
+    /// TAS, as it was when tasks were ended last.
     ended_tasks_are_answered: AtomicBool,
     /// The highest epoch of which an operation was lost or has an outcome that is not known, whether the gate was open or shut.
     lost_epoch: AtomicU64,
@@ -202,11 +202,16 @@ impl Unit {
 
     /// Ends every task of the unit. To be called before a reset of the mode parameters: it looks at TAS.
     pub fn raise_reset_generation(&self) -> u64 {
-        self.ended_tasks_are_answered.store(self.scsi.task_aborted_status(), SeqCst);
+        self.note_end_of_tasks();
         self.reset_generation.fetch_add(1, SeqCst) + 1
     }
 
-    /// Whether a task of an earlier generation is answered, with TASK ABORTED, where another nexus than its own ended it.
+    /// Tasks are about to be ended by another nexus than their own: TAS of now says whether they are answered.
+    pub fn note_end_of_tasks(&self) {
+        self.ended_tasks_are_answered.store(self.scsi.task_aborted_status(), SeqCst);
+    }
+
+    /// Whether a task that another nexus than its own ended is answered, with TASK ABORTED.
     pub fn answers_ended_tasks(&self) -> bool {
         self.ended_tasks_are_answered.load(SeqCst)
     }

@@ -181,7 +181,7 @@ fn clear_task_set_is_for_its_own_nexus() {
 }
 
 /// MODE SELECT (6) of the Control page with TAS, by a host that hears nothing of it; the others are told.
-fn set_tas(host: &mut Initiator, others: &mut [&mut Initiator]) {
+pub(crate) fn set_tas(host: &mut Initiator, others: &mut [&mut Initiator]) {
     let mut list = [0; 16];
     list[4..10].copy_from_slice(&[0x0a, 10, 0x22, 0x10, 0, 0x40]);
     let select = Command { data: list.to_vec(), ..Command::new(&[0x15, 0x10, 0, 0, 16, 0]) };
@@ -191,7 +191,7 @@ fn set_tas(host: &mut Initiator, others: &mut [&mut Initiator]) {
     }
 }
 
-const TASK_ABORTED: u8 = 0x40;
+pub(crate) const TASK_ABORTED: u8 = 0x40;
 
 #[test]
 fn with_tas_the_tasks_of_others_are_answered() {

@@ -1,10 +1,12 @@
 //! Reservations between two hosts: what conflicts, what they are told, and what becomes of what was under way.
 
 use lusd::lun::gate::{Refused, Verdict};
+use lusd::lun::unit::Unit;
 use lusd_scsi::AccessState;
 
 use crate::gateway::{Gateway, HOST, OTHER_HOST, TARGET, limits, until};
 use crate::initiator::{Answer, Command, Gone, Initiator, Pdu, pattern, tmf};
+use crate::management::{TASK_ABORTED, set_tas};
 
 const CONFLICT: u8 = 0x18;
 pub(crate) const REGISTER: u8 = 0;
@@ -95,6 +97,13 @@ fn what_waits_for_its_data_meets_the_reservation_of_then() {
     gateway.memory_is_back();
 }
 
+fn until_held(unit: &Unit) {
+    until("the gate is held", || match unit.gate.enter(1) {
+        Ok(permit) => unit.gate.leave(permit) == Verdict::Revoked,
+        Err(refused) => refused == Refused::Held,
+    });
+}
+
 #[test]
 fn a_reservation_is_answered_when_what_was_under_way_has_ended() {
     let (gateway, unit) = Gateway::with_ram(limits(), 2);
@@ -103,10 +112,7 @@ fn a_reservation_is_answered_when_what_was_under_way_has_ended() {
     let permit = unit.gate.enter(1).unwrap();
     let reserve = host.submit(&out(RESERVE, WRITE_EXCLUSIVE, 1, 0));
     host.stays_quiet();
-    until("the gate is held", || match unit.gate.enter(1) {
-        Ok(permit) => unit.gate.leave(permit) == Verdict::Revoked,
-        Err(refused) => refused == Refused::Held,
-    });
+    until_held(&unit);
     // What comes meanwhile waits, and is not let in afterwards; what reads is.
     let late = other.submit(&write(0));
     let read = other.submit(&Command::read(0, 8));
@@ -139,6 +145,33 @@ fn preempt_and_abort_ends_what_the_other_one_has_under_way() {
     assert!(conflicts(&other.run(&write(8))));
     assert!(host.run(&Command::read(0, 8)).good().data == [0; 4096]);
     host.run(&write(16)).good();
+    assert_eq!(keys(&mut host), (3, vec![1]));
+    gateway.memory_is_back();
+}
+
+/// SPC-4 5.13.11.2.6: TAS says whether they are answered, as it does where a reset ends them.
+#[test]
+fn with_tas_what_preempt_and_abort_ends_is_answered() {
+    let (gateway, unit) = Gateway::with_ram(limits(), 2);
+    let (mut host, mut other) = two(&gateway);
+    set_tas(&mut host, &mut [&mut other]);
+    let write = held_back(&mut other, &Command::write(0, &pattern(1, 4096)));
+    let permit = unit.gate.enter(1).unwrap();
+    let preempt = host.submit(&out(PREEMPT_AND_ABORT, 0, 1, 2));
+    host.stays_quiet();
+    until_held(&unit);
+    let (parked, late) = (other.submit(&Command::read(0, 8)), other.submit(&out(REGISTER, 0, 2, 3)));
+    other.ping();
+    let register = other.r2ts.pop().expect("an R2T");
+    other.answer_r2t(&register);
+    other.stays_quiet();
+    unit.gate.leave(permit);
+    host.answer(preempt).good();
+    other.answer_r2t(&write);
+    for task in [parked, late, write.tag()] {
+        assert_eq!(other.answer(task).status, TASK_ABORTED);
+    }
+    assert_eq!(other.fails(&Command::test_unit_ready()), (6, 0x2a, 0x05));
     assert_eq!(keys(&mut host), (3, vec![1]));
     gateway.memory_is_back();
 }
