@@ -7,14 +7,16 @@ use std::path::PathBuf;
 ///
 /// * `rbd_auto_exclusive_lock_until_manual_request`: a write on a handle without the lock would silently fetch it from its owner.
 /// * `rbd_cache`: an acknowledged write would not yet be on the OSDs, and would be lost by a fence.
+/// * `rbd_persistent_cache_mode`: the same of the write log on a local disk (`rbd_plugins = pwl_cache`).
 /// * `rbd_blocklist_on_break_lock`: without it the loser's write in flight lands over the new owner's data.
 /// * `rbd_blocklist_expire_seconds`: any other value makes breaking a lock fail with EINVAL (16.2.15), without a fence.
 /// * `rbd_read_from_replica_policy`: a replica may answer with older data.
 /// * `rbd_disable_zero_copy_writes`: without the copy a write completes only when the messenger has let go of its buffers, and one that is in flight when this client is
 ///   fenced never did within a minute (16.2.15; it would save 15 % of the CPU of a 256k write).
-pub(crate) const IMAGE_SAFETY: [(&str, &str); 6] = [
+pub(crate) const IMAGE_SAFETY: [(&str, &str); 7] = [
     ("rbd_auto_exclusive_lock_until_manual_request", "false"),
     ("rbd_cache", "false"),
+    ("rbd_persistent_cache_mode", "disabled"),
     ("rbd_blocklist_on_break_lock", "true"),
     ("rbd_blocklist_expire_seconds", "0"),
     ("rbd_read_from_replica_policy", "default"),

@@ -121,16 +121,22 @@ async fn unsafe_options_are_refused() {
         image.close().await.unwrap();
         header
     };
-    // What `rbd config image set NAME rbd_cache true` stores.
-    let set = lusd_ceph::WriteOp::new().omap_set([("metadata_conf_rbd_cache", "true")]);
-    pool.write(&header, set).await.unwrap();
-    match Image::open(&pool, &name, OpenMode::ReadWrite).await.unwrap_err() {
-        Error::UnsafeOption { option, level, found, .. } => {
-            assert_eq!((&option[..], level, &found[..]), ("rbd_cache", "image", "true"));
+    for (key, value) in
+        [("metadata_conf_rbd_cache", "true"), ("metadata_conf_rbd_persistent_cache_mode", "ssd")]
+    {
+        // What `rbd config image set NAME rbd_cache true` stores.
+        pool.write(&header, lusd_ceph::WriteOp::new().omap_set([(key, value)])).await.unwrap();
+        match Image::open(&pool, &name, OpenMode::ReadWrite).await.unwrap_err() {
+            Error::UnsafeOption { option, level, found, .. } => {
+                assert_eq!(
+                    (format!("metadata_conf_{option}"), level, found),
+                    (key.into(), "image", value.into())
+                );
+            }
+            other => panic!("{other}"),
         }
-        other => panic!("{other}"),
+        pool.write(&header, lusd_ceph::WriteOp::new().omap_rm_keys([key])).await.unwrap();
     }
-    pool.write(&header, lusd_ceph::WriteOp::new().omap_rm_keys(["metadata_conf_rbd_cache"])).await.unwrap();
     let image = Image::open(&pool, &name, OpenMode::ReadWrite).await.unwrap();
     remove(&pool, image).await;
 }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lusd_scsi::{BlockOp, CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, NexusHandle, Range, Reserved};
+use lusd_scsi::{
+    BlockOp, CheckCondition, CopyStep, ExtendedCopy, Fault, LogicalUnit, NexusHandle, Range, Reserved,
+};
 use tokio::sync::Notify;
 
 use super::backend::{BackendError, Primitive};
