@@ -46,6 +46,14 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long a host that is asked to log out may take, seconds.
 pub const LOGOUT_WITHIN_S: u16 = 2;
 
+/// What a round has left.
+enum Pace {
+    /// Nothing that could be done now.
+    Idle,
+    /// Maybe more in the socket.
+    Hurried,
+}
+
 /// The parts of a connection that a session works with, beside the session itself.
 macro_rules! carrier {
     ($connection:ident, $now:expr) => {
@@ -167,8 +175,15 @@ impl Connection {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if let Err(end) = self.round().await {
-                return end;
+            match self.round().await {
+                Ok(Pace::Idle) => {}
+                Ok(Pace::Hurried) => {
+                    // Nothing below would be waited for, so nobody else on the shard, nor a timer, would have its turn.
+                    tokio::task::yield_now().await;
+                    self.proto.handle_timeout(Instant::now());
+                    continue;
+                }
+                Err(end) => return end,
             }
             let wants_input = self.proto.read_target().limit > 0;
             let waits_for_memory = self.session.as_ref().is_some_and(Session::waits_for_memory);
@@ -190,8 +205,8 @@ impl Connection {
         }
     }
 
-    /// Handles everything that is there now: outcomes, input, output.
-    async fn round(&mut self) -> Result<(), End> {
+    /// Handles what is there now: outcomes, input, output.
+    async fn round(&mut self) -> Result<Pace, End> {
         let now = Instant::now();
         if self.shard.note_running(now) != self.stalls {
             return Err(End::Reset("the daemon stood still: what is in it may be given up by now"));
@@ -221,9 +236,11 @@ impl Connection {
             session.resume(&mut carrier!(self, now));
         }
         self.outcomes()?;
+        let mut pace = Pace::Hurried;
         for _ in 0..READS_PER_ROUND {
             self.events().await?;
             if !self.read()? {
+                pace = Pace::Idle;
                 break;
             }
         }
@@ -249,7 +266,7 @@ impl Connection {
             let held_up = self.proto.is_output_full();
             self.write()?;
             if !held_up || self.proto.is_output_full() {
-                return Ok(());
+                return Ok(pace);
             }
         }
     }

@@ -198,3 +198,34 @@ fn a_socket_that_is_not_read() {
     other.run(&Command::write(0, &pattern(1, 4096))).good();
     gateway.memory_is_back();
 }
+
+/// Pings that want no answer, from a host that sends them faster than they are looked at: its socket is never empty. Others on its shard,
+/// and its own timers, have their turn all the same.
+#[test]
+fn a_socket_that_is_never_empty() {
+    const ROUNDS: u32 = 20;
+    let limits = limits_with(|iscsi| iscsi.data_out_timeout = Duration::from_millis(500));
+    let (gateway, _) = Gateway::with_ram(limits, 1);
+    let mut host = gateway.session_of(OTHER_HOST, "");
+    let mut greedy = gateway.session();
+    // A write whose data never comes.
+    greedy.answers_r2t = false;
+    greedy.submit(&Command::write(0, &pattern(0, 4096)));
+    greedy.ping();
+    let ping = Pdu::new(0x40, 0x80).put_u32(16, u32::MAX).put_u32(20, u32::MAX).put_u32(24, greedy.cmd_sn);
+    let flood = ping.encode().repeat(20_000);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let begun = Instant::now();
+            while greedy.send_bytes(&flood).is_ok() {}
+            begun.elapsed()
+        });
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            host.run(&Command::read(0, 8)).good();
+        }
+        let (served, ended) = (begun.elapsed(), sender.join().unwrap());
+        assert!(served < Duration::from_secs(10), "{ROUNDS} reads took {served:?}");
+        assert!(ended < Duration::from_secs(10), "its write was let stand for {ended:?}");
+    });
+}
