@@ -422,6 +422,7 @@ impl Connection {
                     if reason == CloseReason::Login(LoginStatus::AuthenticationFailure) {
                         self.has_failed(now);
                     }
+                    self.linger();
                     self.flush().await;
                     return Err(End::Protocol(reason));
                 }

@@ -275,26 +275,40 @@ fn commands_wait_for_what_a_lost_connection_left_behind() {
     lands(&mut a, 8);
 }
 
-/// A login by another port of the initiator waits for what a connection has left behind from the moment on that this is told to have ended.
+/// A login by another port of the initiator waits for what a connection has left behind from the moment on that this is given up, whether
+/// its peer listens to the farewell or not.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "blocks a test's own thread, not a shard")]
 fn a_login_waits_for_what_a_dropped_connection_left_behind() {
-    let limits = limits_with(|iscsi| iscsi.data_out_timeout = Duration::from_millis(100));
-    let (gateway, unit) = Gateway::with_ram(limits, 1);
-    let mut old = gateway.session();
-    let (_, permit) = under_way(&unit, &mut old, 8);
-    old.answers_r2t = false;
-    old.submit(&Command::write(0, &pattern(0, 4096)));
-    assert_eq!(old.other(op::ASYNC_MESSAGE).bhs[36], 2, "this connection is dropped");
-    assert_eq!(old.end(), Gone::Closed);
-    let mut new = gateway.connect();
-    assert_ne!(new.isid, old.isid);
-    new.send_login(&format!("InitiatorName={HOST}\0TargetName={TARGET}\0"));
-    hears_nothing(&gateway, &new);
-    unit.gate.leave(permit);
-    new.login_answer().unwrap();
-    drop(old);
-    new.clear_attentions(0);
-    lands(&mut new, 8);
+    const LIMIT: Duration = Duration::from_millis(100);
+    for listens in [true, false] {
+        let limits = limits_with(|iscsi| iscsi.data_out_timeout = LIMIT);
+        let (gateway, unit) = Gateway::with_ram(limits, 1);
+        let mut old = gateway.session_of(HOST, "MaxRecvDataSegmentLength=262144\0InitialR2T=No\0");
+        let (_, permit) = under_way(&unit, &mut old, 8);
+        // Its data never comes.
+        let write = Command { unsolicited: 4096, ..Command::write(0, &pattern(0, 4096)) };
+        if listens {
+            old.submit_without_unsolicited(&write);
+            assert_eq!(old.other(op::ASYNC_MESSAGE).bhs[36], 2, "this connection is dropped");
+            assert_eq!(old.end(), Gone::Closed);
+        } else {
+            old.receive_little();
+            for i in 0..3 {
+                old.submit(&Command::read(i * 16_384, 16_384));
+            }
+            old.submit_without_unsolicited(&write);
+            std::thread::sleep(LIMIT * 10);
+        }
+        let mut new = gateway.connect();
+        assert_ne!(new.isid, old.isid);
+        new.send_login(&format!("InitiatorName={HOST}\0TargetName={TARGET}\0"));
+        hears_nothing(&gateway, &new);
+        unit.gate.leave(permit);
+        new.login_answer().unwrap();
+        new.clear_attentions(0);
+        lands(&mut new, 8);
+    }
 }
 
 /// What an initiator has sent behind its login, without waiting for the answer, grows old while the login waits.

@@ -62,6 +62,13 @@ impl Connection {
         Ok(others)
     }
 
+    /// What is still under way will not be answered: from now on every login of the initiator waits for it.
+    pub(super) fn linger(&self) {
+        if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
+            self.shard.service.sessions.linger(&self.handle, nexus);
+        }
+    }
+
     /// Writes what is queued, for a bounded time.
     pub(super) async fn flush(&mut self) {
         let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
@@ -85,9 +92,7 @@ impl Connection {
         }
         self.inbox.close();
         self.proto.close();
-        if let (Some(nexus), true) = (&self.nexus, self.inbox.in_flight() > 0) {
-            self.shard.service.sessions.linger(&self.handle, nexus);
-        }
+        self.linger();
         let held = self.session.as_mut().map(Session::close);
         if !matches!(end, End::Reset(_) | End::Evicted | End::Eof | End::Io(_)) {
             self.close_in_order().await;
@@ -135,6 +140,7 @@ impl Connection {
             }
         };
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, ended).await;
+        self.linger();
         if matches!(end, End::Asked) {
             self.proto.send_async(AsyncEvent::SessionDrop);
         }
