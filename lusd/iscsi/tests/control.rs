@@ -456,6 +456,19 @@ fn text_in_a_normal_session() {
     assert!(TextResponse::parse(&peer.pdu().bhs).unwrap().is_final);
 }
 
+/// RFC 7143 6.4: what a negotiation has changed that is rejected is as it was before.
+#[test]
+fn text_that_is_rejected_changes_nothing() {
+    let mut peer = Peer::logged_in(Config::default(), "");
+    let wrong = peer.text_request();
+    peer.send(wrong.to_bhs(), b"MaxRecvDataSegmentLength=65536\0SendTargets=\0SendTargets=\0");
+    assert_eq!(reject(&mut peer), RejectReason::ProtocolError);
+    let good = peer.text_request();
+    peer.send(good.to_bhs(), b"X-a.b=1\0");
+    assert_eq!(peer.pdu().text().len(), 1);
+    assert_eq!(peer.conn.params().max_send_data_segment_length, 8192);
+}
+
 #[test]
 fn text_that_is_wrong_or_too_long() {
     let config = Config { text_bytes_max: 2048, ..Config::default() };

@@ -58,6 +58,8 @@ impl Connection {
         let mut negotiation = self.text.negotiation.take();
         if let Some(negotiation) = &mut negotiation {
             negotiation.start_again();
+            // What was said in a negotiation that came to nothing does not count.
+            negotiation.params.max_send_data_segment_length = self.params.max_send_data_segment_length;
         }
         self.text = TextState { negotiation, ..TextState::default() };
     }
