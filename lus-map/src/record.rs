@@ -156,6 +156,14 @@ pub enum RecordError {
         /// The client.
         addr: ClientAddr,
     },
+    /// Nobody could read the record any more.
+    #[error("reservations of logical unit {lu} cannot be kept: {flaw}")]
+    Flawed {
+        /// The unit.
+        lu: LuId,
+        /// Why.
+        flaw: &'static str,
+    },
     /// A newer program wrote the record.
     #[error("record of logical unit {lu} asks for writer level {min_writer}, this version has {WRITER}")]
     TooOld {
@@ -319,7 +327,7 @@ impl LuRecord {
     /// The holder writes what hosts have registered and reserved, before it acts on it.
     ///
     /// # Errors
-    /// [`RecordError::WrongState`] unless it is served, [`RecordError::NotHolder`] for any but the holder.
+    /// [`RecordError::WrongState`] unless it is served, [`RecordError::NotHolder`] for any but the holder, [`RecordError::Flawed`].
     pub fn reserve(&self, by: &Holder, reservations: Reservations) -> Result<Self, RecordError> {
         match &self.state {
             LuState::Serving { holder } | LuState::Moving { from: holder, .. } => {
@@ -340,6 +348,9 @@ impl LuRecord {
     }
 
     fn with_reservations(&self, reservations: Reservations) -> Result<Self, RecordError> {
+        if let Some(flaw) = reservations.flaw() {
+            return Err(RecordError::Flawed { lu: self.lu, flaw });
+        }
         let mut next = self.step(self.state.clone())?;
         next.min_writer =
             if reservations.registrations.is_empty() { BASE_WRITER } else { RESERVATIONS_WRITER };

@@ -112,7 +112,7 @@ impl Reservations {
     }
 
     /// Why these cannot be; none if they can.
-    fn flaw(&self) -> Option<&'static str> {
+    pub(super) fn flaw(&self) -> Option<&'static str> {
         let all = &self.registrations;
         let holders = all.iter().filter(|registration| registration.holder).count();
         let held = match self.kind {

@@ -68,6 +68,11 @@ fn what_cannot_be_is_corrupt() {
     let flawed = |change: fn(&mut Reservations)| {
         let mut reservations = reserved();
         change(&mut reservations);
+        // Nor is it written.
+        match record.reserve(&holder(1), reservations.clone()).unwrap_err() {
+            RecordError::Flawed { .. } => {}
+            other => panic!("{other}"),
+        }
         let raw = LuRecord { reservations, ..record.clone() }.encode();
         LuRecord::decode(&LU, &raw).unwrap_err().to_string()
     };
