@@ -110,7 +110,10 @@ impl Copying<'_> {
             Primitive::Read { .. } => BlockOp::Read(range),
             _ => BlockOp::WriteAtomic(range),
         };
-        let refusal = if unit.scsi.admit(&admitted).is_err() {
+        let refusal = if place.nexus.has_left() {
+            // The session does not see it any more.
+            Some(Failure::Check(Fault::CopyTargetNotReachable.into()))
+        } else if unit.scsi.admit(&admitted).is_err() {
             // Protected, or erased, since the segment began; whoever erases waits for what is inside, so this is seen.
             Some(Failure::Check(Fault::ThirdPartyDeviceFailure.into()))
         } else if place.nexus.aborts() != place.aborts {

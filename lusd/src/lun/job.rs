@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use lusd_ceph::{Completed, CompletionQueue, OpBuffers};
-use lusd_scsi::{BlockOp, CheckCondition, Range};
+use lusd_scsi::{BlockOp, CheckCondition, Fault, Range};
 use slab::Slab;
 use tokio::sync::oneshot;
 
@@ -172,6 +172,16 @@ pub async fn mapped(unit: &Unit, range: Range) -> Result<Vec<Range>, BackendErro
     Ok(extents.into_iter().map(|(offset, len)| Range { offset, len }).collect())
 }
 
+/// The blocks from `lba` on could not be read, so nothing is written: that is not told as an error of writing.
+fn unread(error: BackendError, lba: u64) -> Failure {
+    match error {
+        BackendError::Medium => {
+            Failure::Check(CheckCondition::from(Fault::UnrecoveredRead).with_information(lba))
+        }
+        error => Failure::Backend(error),
+    }
+}
+
 /// A job on one unit.
 pub struct Job<'a> {
     /// Where its steps are done.
@@ -200,7 +210,8 @@ impl Job<'_> {
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes, Failure> {
-        Ok(self.steps.perform(self.unit, Primitive::Read { offset, len }).await?)
+        let read = self.steps.perform(self.unit, Primitive::Read { offset, len }).await;
+        read.map_err(|error| unread(error, offset >> self.unit.scsi.block_size().shift()))
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<Bytes, Failure> {
@@ -307,6 +318,20 @@ mod tests {
             }
         }
         assert_eq!(medium(&unit)[..], [0; 4]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_error_of_writing() {
+        match unread(BackendError::Medium, 7) {
+            Failure::Check(check) => {
+                assert_eq!((check.code, check.information), (Fault::UnrecoveredRead.code(), Some(7)));
+            }
+            other => panic!("{other:?}"),
+        }
+        // What says that the unit is lost must stay visible to the gate.
+        for error in [BackendError::Lost, BackendError::Unknown, BackendError::Busy] {
+            assert_eq!(unread(error, 7), Failure::Backend(error));
+        }
     }
 
     #[test]

@@ -176,6 +176,25 @@ fn a_unit_that_is_protected_meanwhile_is_not_written() {
 }
 
 #[test]
+fn a_unit_that_the_session_sees_no_more_is_left_alone() {
+    let gateway = Gateway::start(limits(), 2);
+    let (first, second) = (gateway.ram(), gateway.ram());
+    gateway.show(&[(0, &first), (1, &second)]);
+    let mut host = gateway.session();
+    host.run(&Command::write(0, &pattern(1, 4096))).good();
+    let barrier = gateway.runtime.block_on(second.gate.barrier()).unwrap();
+    let tag = host.submit(&copy(&[&first, &second], &[(8, 0, 0)]));
+    host.stays_quiet();
+    gateway.show(&[(0, &first)]);
+    host.ping();
+    drop(barrier);
+    assert_eq!(host.answer(tag).code(), (COPY_ABORTED, 0x0d, 0x02));
+    gateway.show(&[(1, &second)]);
+    let mut other = gateway.session_of(OTHER_HOST, "");
+    assert!(other.run(&Command::read(0, 8).on(1)).good().data == [0; 4096]);
+}
+
+#[test]
 fn a_copy_waits_for_what_is_alone_on_its_blocks() {
     let (gateway, unit) = Gateway::with_ram(limits(), 2);
     let mut host = gateway.session();
