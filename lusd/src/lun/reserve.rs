@@ -10,7 +10,7 @@
 //! Where nothing is kept beyond the process, [`serve_volatile`] does.
 //!
 //! Invariants: an ask is answered exactly once, or its session is reset; nothing of an ask whose session has ended, or whose initiator may
-//! have given it up, is begun; while it is not known whether a narrowing change was written, the gate stays shut.
+//! have given it up, is begun, and where it waits for the gate and its session ends, it is not made; while it is not known whether a narrowing change was written, the gate stays shut.
 
 pub mod record;
 
@@ -127,10 +127,16 @@ impl Ask {
         let _ = self.answer.send(reply);
     }
 
+    /// Whether its command was ended, or its session has.
+    fn is_ended(&self, unit: &Unit) -> bool {
+        self.reset_generation != unit.reset_generation()
+            || self.aborts != self.nexus.aborts()
+            || self.nexus.has_left()
+    }
+
     /// Why it is not to be begun.
     fn is_over(&self, unit: &Unit) -> Option<Reply> {
-        let ended = self.reset_generation != unit.reset_generation() || self.aborts != self.nexus.aborts();
-        if ended || self.nexus.has_left() {
+        if self.is_ended(unit) {
             Some(Reply::Aborted)
         } else if Instant::now() > self.before {
             Some(Reply::Busy)
@@ -194,9 +200,8 @@ pub async fn carry_out(unit: &Unit, service: &Service, ask: Ask, keeper: &mut dy
             }
             Decision::Hold => {
                 let Some(barrier) = unit.gate.barrier().await else { break Reply::Displaced };
-                // What was under way may have taken long to end.
-                if let Some(reply) = ask.is_over(unit) {
-                    break reply;
+                if ask.is_ended(unit) {
+                    break Reply::Aborted;
                 }
                 unit.scsi.hold(&ask.nexus);
                 drop(barrier);
@@ -227,9 +232,10 @@ enum Made {
 async fn make(unit: &Unit, ask: &Ask, change: Change, keeper: &mut dyn Keeper) -> Made {
     let barrier = if change.narrows {
         let Some(barrier) = unit.gate.barrier().await else { return Made::Not(Reply::Displaced) };
-        // What was under way may have taken long to end.
-        if let Some(reply) = ask.is_over(unit) {
-            return Made::Not(reply);
+        // What was under way may have taken long to end. How long is no reason to give up: where all commands take long nobody could be
+        // shut out.
+        if ask.is_ended(unit) {
+            return Made::Not(Reply::Aborted);
         }
         Some(barrier)
     } else {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use lusd_scsi::{
-    AccessState, Action, Identity, InitiatorPort, LogicalUnit, LogicalUnitConfig, Nexus, NexusLu,
+    Access, AccessState, Action, Identity, InitiatorPort, LogicalUnit, LogicalUnitConfig, Nexus, NexusLu,
     ReservationType,
 };
 
@@ -181,32 +181,34 @@ async fn preempt_and_abort_ends_asks_that_wait() {
 
 /// What is under way may take long to end; until then much can have become of the ask.
 #[tokio::test]
-async fn asks_that_are_over_when_the_gate_is_drained_are_not_carried_out() {
+async fn asks_that_have_ended_when_the_gate_is_drained_are_not_carried_out() {
     for request in [reserve(1), ReserveRequest::Reserve] {
-        for reply in [Reply::Aborted, Reply::Busy] {
+        for ends in [true, false] {
             let bench = Bench::new();
-            let persistent = matches!(request, ReserveRequest::Persistent(_));
-            if persistent {
+            if let ReserveRequest::Persistent(_) = request {
                 assert_eq!(bench.run(0, register(1), &mut Volatile).await, GOOD);
             }
             let (ask, answered) = bench.ask(0, request.clone());
-            let late = Ask { before: Instant::now() + Duration::from_millis(20), ..ask };
+            let ask = Ask { before: Instant::now() + Duration::from_millis(20), ..ask };
             let permit = bench.unit.gate.enter(0).unwrap();
             let mut volatile = Volatile;
-            let carried = carry_out(&bench.unit, &bench.service, late, &mut volatile);
-            let ends = async {
+            let carried = carry_out(&bench.unit, &bench.service, ask, &mut volatile);
+            let meanwhile = async {
                 tokio::task::yield_now().await;
                 assert_eq!(bench.unit.gate.enter(0).unwrap_err(), Refused::Held, "it waits for the gate");
-                match reply {
-                    Reply::Aborted => drop(bench.unit.raise_reset_generation()),
-                    _ => tokio::time::sleep(Duration::from_millis(30)).await,
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                if ends {
+                    bench.unit.raise_reset_generation();
                 }
                 let _ = bench.unit.gate.leave(permit);
             };
-            tokio::join!(carried, ends);
-            assert_eq!(answered.await, Ok(reply));
-            assert_eq!(bench.unit.scsi.reservations().kind, None);
-            assert_eq!(bench.nexuses[1].access(), lusd_scsi::Access::Free);
+            tokio::join!(carried, meanwhile);
+            let (reply, access) = match (ends, &request) {
+                (true, _) => (Reply::Aborted, Access::Free),
+                (false, ReserveRequest::Reserve) => (Reply::Answer(Ok(())), Access::ReservedBySpc2),
+                (false, _) => (Reply::Answer(Ok(())), Access::WriteExclusive),
+            };
+            assert_eq!((answered.await, bench.nexuses[1].access()), (Ok(reply), access));
             assert!(bench.is_open());
         }
     }
