@@ -1,5 +1,8 @@
 //! The connections of one session, which all live on one shard: who they are, what they share, and what they ask of each other.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -65,8 +68,23 @@ impl Mail {
         self.0.borrow().is_empty()
     }
 
+    /// Who has ended, or waits, reads none for a while: it is spared those that are over. The rest is bounded by what a connection may have
+    /// in progress.
     fn put(&self, letter: Letter) {
-        self.0.borrow_mut().push(letter);
+        let mut letters = self.0.borrow_mut();
+        if letters.len() >= LETTERS_LOW {
+            letters.retain(|letter| !letter.is_over());
+        }
+        letters.push(letter);
+    }
+}
+
+/// So many letters are not looked at again.
+const LETTERS_LOW: usize = 64;
+
+impl Letter {
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Special(foreign) if foreign.what.has_ended())
     }
 }
 
