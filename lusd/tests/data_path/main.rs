@@ -21,6 +21,7 @@ mod initiator;
 mod management;
 mod memory;
 mod messages;
+mod model;
 mod order;
 mod reservations;
 mod sessions;
