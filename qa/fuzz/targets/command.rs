@@ -8,8 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use lusd_scsi::{
     Access, AccessState, After, BlockOp, BlockSize, Context, Decision, Identity, InitiatorPort, LogicalUnit,
     LogicalUnitConfig, Lun, MAX_TRANSFER_BYTES, Nexus, NexusLu, Operation, Plan, PortGroup, PortGroups,
-    Reservations, ReserveRequest, SenseFormat, SessionView, Step, TargetPort, TaskManagementFunctions, Unit,
-    UnitAttention, commands, plan,
+    Reservations, ReserveRequest, Room, SenseFormat, SessionView, Step, TargetPort, TaskManagementFunctions,
+    Unit, UnitAttention, commands, plan,
 };
 
 fn name(who: u8) -> Nexus {
@@ -48,6 +48,7 @@ impl Bed {
         }
         config.thin = kind & 2 == 0;
         config.read_only = kind & 12 == 12;
+        config.soft_threshold_percent = (kind & 32 == 0).then_some(20);
         let lu = LogicalUnit::new(config, AccessState::Serving).expect("a good configuration");
         let groups = [PortGroup { tag: 1, up: true }, PortGroup { tag: 2, up: false }];
         lu.set_port_groups(PortGroups::new(groups.into(), 1, Some(1)));
@@ -104,6 +105,10 @@ impl Bed {
             10 => self.lu.set_operation(Operation::None),
             11 => {
                 self.lu.set_capacity_bytes((1 << 20) << which);
+            }
+            12 => {
+                let which = which as u64;
+                self.lu.set_room(Room { available_bytes: which << 30, used_bytes: (15 - which) << 30 });
             }
             _ => {}
         }
