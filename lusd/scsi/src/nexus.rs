@@ -38,7 +38,7 @@ impl NexusLu {
     /// It is lost, and goes on as if it had just begun (I_T NEXUS RESET, SAM-5 6.3.4): what it held by RESERVE is free; registrations and
     /// persistent reservations stay.
     pub fn reset(&self) {
-        self.book.let_go(&self.member);
+        self.book.reset(&self.member);
         self.establish(UnitAttention::NexusLoss);
     }
 
@@ -66,7 +66,7 @@ impl NexusLu {
         access == Access::Free || Reserved::of(op).is_allowed(access)
     }
 
-    /// How often its tasks were aborted by PREEMPT AND ABORT: a task that came under another number than this is not to be begun.
+    /// How often its tasks were aborted by PREEMPT AND ABORT or I_T NEXUS RESET: a task that came under another number than this is not to be begun.
     #[inline]
     pub fn aborts(&self) -> u64 {
         self.member.aborts()

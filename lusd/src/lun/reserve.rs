@@ -200,12 +200,9 @@ pub async fn carry_out(unit: &Unit, service: &Service, ask: Ask, keeper: &mut dy
             }
             Decision::Hold => {
                 let Some(barrier) = unit.gate.barrier().await else { break Reply::Displaced };
-                if ask.is_ended(unit) {
-                    break Reply::Aborted;
-                }
-                unit.scsi.hold(&ask.nexus);
+                let holds = !ask.is_ended(unit) && unit.scsi.hold(&ask.nexus, ask.aborts);
                 drop(barrier);
-                break Reply::Answer(Ok(()));
+                break if holds { Reply::Answer(Ok(())) } else { Reply::Aborted };
             }
             Decision::Persist(change) => match make(unit, &ask, change, keeper).await {
                 Made::Stands => break Reply::Answer(Ok(())),

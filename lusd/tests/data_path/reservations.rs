@@ -238,6 +238,17 @@ fn reserve_ends_with_the_nexus_and_with_resets() {
     assert_eq!(third.tmf(tmf::I_T_NEXUS_RESET, 0), 0);
     host.run(&write(0)).good();
     assert_eq!(third.fails(&Command::test_unit_ready()), (6, 0x29, 0x07));
+    // So it does when its RESERVE still waits.
+    let barrier = gateway.runtime.block_on(unit.gate.barrier()).unwrap();
+    third.submit(&reserve);
+    third.quiet();
+    let function = third.submit_tmf(tmf::I_T_NEXUS_RESET, 0, u32::MAX);
+    third.quiet();
+    drop(barrier);
+    gateway.service.sessions.wake_all();
+    assert_eq!(third.tmf_answer(function), 0);
+    host.run(&write(0)).good();
+    third.clear_attentions(0);
     third.run(&out(REGISTER, 0, 0, 9)).good();
     third.run(&out(RESERVE, EXCLUSIVE_ACCESS, 9, 0)).good();
     assert_eq!(third.tmf(tmf::I_T_NEXUS_RESET, 0), 0);

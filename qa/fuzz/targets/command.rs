@@ -124,7 +124,7 @@ impl Bed {
                 assert!(change.next.generation.wrapping_sub(before.generation) <= 1);
                 self.lu.publish(change);
             }
-            Decision::Hold => self.lu.hold(&handle),
+            Decision::Hold => drop(self.lu.hold(&handle, handle.aborts())),
             Decision::LetGo => self.lu.let_go(&handle),
         }
         // Whoever holds it is left everything.

@@ -31,9 +31,10 @@ impl LogicalUnit {
         self.book.adopt(reservations);
     }
 
-    /// `nexus` holds it by RESERVE, unless its session has ended. Nothing is under way.
-    pub fn hold(&self, nexus: &NexusHandle) {
-        self.book.hold(&nexus.0);
+    /// `nexus` holds it by RESERVE, unless its session has ended, or its tasks were aborted since `aborts` of them were
+    /// ([`NexusHandle::aborts`]): then false. Nothing is under way.
+    pub fn hold(&self, nexus: &NexusHandle, aborts: u64) -> bool {
+        self.book.hold(&nexus.0, aborts)
     }
 
     /// `nexus` holds it no more by RESERVE.

@@ -38,7 +38,7 @@ pub(crate) struct Member {
     id: u64,
     pub(crate) nexus: Nexus,
     access: AtomicU8,
-    /// Raised when the nexus's tasks are aborted by PREEMPT AND ABORT.
+    /// Raised when the nexus's tasks are aborted by PREEMPT AND ABORT or I_T NEXUS RESET. Written under the book's lock.
     aborts: AtomicU64,
     /// Its session has ended. Written under the book's lock.
     left: AtomicBool,
@@ -228,13 +228,22 @@ impl Book {
         state.spread();
     }
 
-    pub(crate) fn hold(&self, member: &Member) {
+    pub(crate) fn hold(&self, member: &Member, aborts: u64) -> bool {
         let mut state = self.state();
-        // Its session may have ended meanwhile.
-        if !member.left.load(Ordering::Acquire) {
+        // Its session may have ended meanwhile, or the command.
+        let holds = !member.left.load(Ordering::Acquire) && member.aborts() == aborts;
+        if holds {
             state.spc2 = Some(member.id);
             state.spread();
         }
+        holds
+    }
+
+    /// All tasks of the nexus are aborted, and what it held by RESERVE is free.
+    pub(crate) fn reset(&self, member: &Member) {
+        let mut state = self.state();
+        member.aborts.fetch_add(1, Ordering::AcqRel);
+        state.let_go(member);
     }
 
     pub(crate) fn let_go(&self, member: &Member) {

@@ -82,7 +82,7 @@ impl Shared {
                 assert!(change.next.is_sound(), "{:?}", change.next);
                 lu.publish(change);
             }
-            Decision::Hold => lu.hold(&nexus),
+            Decision::Hold => assert!(lu.hold(&nexus, nexus.aborts())),
             Decision::LetGo => lu.let_go(&nexus),
         }
         Ok(())
@@ -637,7 +637,7 @@ fn what_ends_a_reservation_by_reserve() {
     let gone = lu.nexuses[2].handle();
     lu.nexuses.truncate(2);
     assert!(lu.may_write(1) && gone.has_left());
-    lu.bed.lu.hold(&gone);
+    assert!(!lu.bed.lu.hold(&gone, gone.aborts()));
     assert!(lu.may_write(1));
     // That it is served elsewhere: the holder hears of it.
     lu.run(0, &reserve, &[]).unwrap();
