@@ -113,6 +113,7 @@ class Planted(Runs):
         self.assertEqual((status, counts), (1, (1, 1, 0)), printed)
         cases = xml.etree.ElementTree.parse(self.archive / "j.xml").getroot().findall("./testsuite/testcase")
         self.assertEqual({case.get("name"): case.find("failure") is not None for case in cases}, {"planted/fails": True, "planted/passes": False})
+        self.assertIn("these are the last words?[H", "".join(case.findtext("failure", "") for case in cases))
 
     def test_nothing_to_run_is_no_success(self):
         status, _, counts = self.run_suite("planted", "--filter", "no such text")

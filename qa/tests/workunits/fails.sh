@@ -1,3 +1,4 @@
 #!/bin/sh
-echo "these are the last words"
+# With what no XML can hold.
+printf 'these are the last words\033[H\n'
 exit 3
