@@ -77,9 +77,9 @@ def machine(*options):
 
 
 @contextlib.contextmanager
-def initiator(*, multipath=False):
+def initiator(*, multipath=False, ipv6=False):
     """A machine with the kernel's initiator, under a name of its own; with dm-multipath only where it is asked for."""
-    with machine() as guest:
+    with machine(*(["--ipv6"] if ipv6 else [])) as guest:
         # It reads its name when it starts.
         guest.do(f"echo InitiatorName={INITIATOR} >/etc/iscsi/initiatorname.iscsi; iscsiadm -k 0; iscsid")
         if not multipath:

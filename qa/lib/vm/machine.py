@@ -35,7 +35,7 @@ _KVM_CREATE_VCPU = 0xAE41
 _KVM_FAILED = CACHE / "kvm-failed"
 
 
-def up(folder, accelerator="auto", memory=768, disk=None):
+def up(folder, accelerator="auto", memory=768, disk=None, ipv6=False):
     """Starts a machine whose sockets and console are in `folder`, and returns when its initiator is ready; nothing where it runs already. `memory` in MiB.
 
     With `disk`, a name in QEMU's options (`driver=iscsi,portal=...`), it boots from that disk by its BIOS and the disk's boot loader, and what it writes stays there.
@@ -53,7 +53,7 @@ def up(folder, accelerator="auto", memory=768, disk=None):
     for kind in kinds:
         begun = time.monotonic()
         try:
-            _boot(folder, made, kind, memory, disk)
+            _boot(folder, made, kind, memory, disk, ipv6)
             progress("vm", f"up after {time.monotonic() - begun:.1f} s ({kind})")
             return
         except Failure as failure:
@@ -113,11 +113,11 @@ def _process(connection):
         os.close(handle)
 
 
-def _boot(folder, made, kind, memory, disk):
+def _boot(folder, made, kind, memory, disk, ipv6):
     agent.make_line(folder)
     with open(folder / "qemu.log", "wb") as log:
         child = subprocess.Popen(
-            _words(made, kind, memory, disk), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            _words(made, kind, memory, disk, ipv6), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     end = time.monotonic() + BOOT_SECONDS[kind]
     while not agent.answers(folder):
@@ -131,12 +131,13 @@ def _boot(folder, made, kind, memory, disk):
         time.sleep(POLL_SECONDS)
 
 
-def _words(made, kind, memory, disk):
+def _words(made, kind, memory, disk, ipv6):
+    six = f"ipv6-net={NET6}::/64,ipv6-host={NET6}::2,ipv6-dns={NET6}::3" if ipv6 else "ipv6=off"
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "pc", "-accel", ACCELERATOR[kind], "-cpu", PROCESSOR[kind], "-m", str(memory)),
         *(_boots_by_itself(disk) if disk else _is_booted(made)),
-        *("-netdev", f"user,id=net,net={NET}.0/24,host={NET}.2,dns={NET}.3,ipv6-net={NET6}::/64,ipv6-host={NET6}::2,ipv6-dns={NET6}::3", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-netdev", f"user,id=net,net={NET}.0/24,host={NET}.2,dns={NET}.3,{six}", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-chardev", "file,id=console,path=console", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-device", "virtio-rng-pci"),
         *("-chardev", "pipe,id=agent,path=agent", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),

@@ -25,7 +25,7 @@ A Linux host with Debian's own kernel, open-iscsi, multipath-tools, sg3-utils, e
     qa/vm disk FILE                   writes a raw disk with the same system and a boot loader; `qa/vm up --disk driver=file,filename=FILE DIR` boots from it
     qa/vm build                       only makes the image, which the others do when they must (once, root, a minute)
 
-Whatever address the guest connects to, this machine connects to in its stead: a portal is the same inside and outside, 127.0.0.1:3260, [::1]:3260 and other networks' alike.
+Whatever address the guest connects to, this machine connects to in its stead: a portal is the same inside and outside, 127.0.0.1:3260, with --ipv6 [::1]:3260, and other networks' alike.
 Nothing can connect to the guest. What it writes to its root disk is gone when it ends.
 
 Exit status: the command's; 124 if it did not end within --timeout; 125 if the machine did not start, or does not answer.
@@ -64,6 +64,7 @@ def _parser():
     for made in boots:
         made.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="how the processor is made (default: kvm where it works)")
         made.add_argument("--memory", type=int, default=768, metavar="MIB", help="(default 768)")
+        made.add_argument("--ipv6", action="store_true", help="with IPv6: QEMU's network then stands still for seconds now and then")
         made.add_argument("--disk", metavar="OPTIONS", help="boot from this disk, in the words of QEMU's -blockdev, and write to it (default: a disk whose changes are forgotten)")
     for made in runs:
         made.add_argument("--timeout", type=float, metavar="SECONDS", help="for the command, not the boot (default: none)")
@@ -88,7 +89,7 @@ def _disk(options):
 
 def _up(options):
     packages.ensure(options.install, packages.VM)
-    machine.up(options.dir, options.accel, options.memory, options.disk)
+    machine.up(options.dir, options.accel, options.memory, options.disk, options.ipv6)
 
 
 def _down(options):
@@ -106,7 +107,7 @@ def _run(options):
     with tempfile.TemporaryDirectory(prefix="lus-vm.") as folder:
         folder = pathlib.Path(folder)
         try:
-            machine.up(folder, options.accel, options.memory, options.disk)
+            machine.up(folder, options.accel, options.memory, options.disk, options.ipv6)
             return _print(agent.run(folder, ["bash", "-s", "--", *options.arguments], script, options.timeout))
         finally:
             machine.down(folder)

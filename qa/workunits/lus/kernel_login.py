@@ -146,7 +146,7 @@ def check_discovery_secret(cluster, node):
 
 def main():
     cluster = qa.Cluster.given()
-    with cluster.target(NAME, [guest.INITIATOR, OTHER_INITIATOR]) as target, guest.initiator() as machine:
+    with cluster.target(NAME, [guest.INITIATOR, OTHER_INITIATOR]) as target, guest.initiator(ipv6=True) as machine:
         target.create(IMAGE, SIZE, lun=0)
         machine.do(f"iscsiadm -m iface -I {OTHER} -o new; iscsiadm -m iface -I {OTHER} -o update -n iface.initiatorname -v {OTHER_INITIATOR}")
         nodes = [guest.Node(machine, target.iqn, portal) for portal in cluster.portals]
