@@ -3,7 +3,7 @@
 
 - iscsi-ls finds the target and its LUNs with their sizes; INQUIRY and READ CAPACITY agree with what was made.
 - Every VPD page that is announced is served, by its own number and length; one that is not is refused.
-- The unmap granularity (page B0) and the threshold set size (page B2) agree with the image's object size.
+- The unmap granularity (page B0) agrees with the image's object size, and threshold sets (page B2) are what room is counted in.
 - Serial and NAA survive a restart of the daemon: STAGE=before notes them in the images' metadata and leaves the disks, STAGE=after compares and removes them. The
   restart is between the two.
 
@@ -26,6 +26,8 @@ DECODED_BY_LIBISCSI = (0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2)
 # Announced nowhere: vendor pages, and one of another device type.
 UNANNOUNCED = (0x02, 0xC0, 0xFE)
 INVALID_FIELD = "05/24/00"
+# Bytes of a threshold set: the unit of log page 0Ch.
+THRESHOLD_SET = 1 << 20
 
 
 def probe(url, *commands):
@@ -89,9 +91,8 @@ def check_granularity(pages, block_size, object_size):
     qa.require(alignment in (0, 1 << 31), f"VPD page B0: unmap granularity alignment {alignment:#x}; objects begin at 0")
     qa.require(provisioning[5] & 0x80, "VPD page B2: UNMAP is not announced (LBPU)")
     qa.require(provisioning[6] & 7 == 2, f"VPD page B2: provisioning type is {provisioning[6] & 7}, not 2 (thin)")
-    if provisioning[4]:
-        threshold = (1 << provisioning[4]) * block_size
-        qa.require(threshold == object_size, f"VPD page B2: threshold sets of {threshold} bytes, objects have {object_size}")
+    threshold = (1 << provisioning[4]) * block_size
+    qa.require(threshold == THRESHOLD_SET, f"VPD page B2: threshold sets of {threshold} bytes, not of {THRESHOLD_SET}")
 
 
 def check_disk(cluster, image, block_size, url):
