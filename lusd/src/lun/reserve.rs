@@ -10,7 +10,8 @@
 //! Where nothing is kept beyond the process, [`serve_volatile`] does.
 //!
 //! Invariants: an ask is answered exactly once, or its session is reset; nothing of an ask whose session has ended, or whose initiator may
-//! have given it up, is begun, and where it waits for the gate and its session ends, it is not made; while it is not known whether a narrowing change was written, the gate stays shut.
+//! have given it up, is begun, and what waits for the gate when its command or session ends is not made; while it is not known whether a
+//! narrowing change was written, the gate stays shut.
 
 pub mod record;
 
@@ -39,7 +40,7 @@ pub struct Ask {
     pub nexus: NexusHandle,
     /// The unit's, when the command came.
     pub reset_generation: u64,
-    /// The nexus's, then: another one now means that PREEMPT AND ABORT ended the command.
+    /// The nexus's, then: another one now means that PREEMPT AND ABORT, or I_T NEXUS RESET, ended the command.
     pub aborts: u64,
     /// Its initiator has not given it up before this.
     pub before: Instant,
